@@ -1,0 +1,1 @@
+"""Typed, frozen configuration: one home for each default. Imports neither torch nor transformers."""

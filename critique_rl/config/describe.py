@@ -1,0 +1,47 @@
+"""The run file's schema as lines for a person: every key, its type, default and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from critique_rl.config.run import RunConfig
+
+
+def describe() -> list[str]:
+    """One line a key, sections first, alternatives of a section under their `kind` or `name`."""
+    return list(_lines(RunConfig, ""))
+
+
+def _lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = list(dict.fromkeys(_models(field.annotation)))
+        where = f"{prefix}{name}"
+        if not inner:
+            yield _line(where, field)
+        for choice in inner:
+            tag = next((f for f in ("kind", "name") if f in choice.model_fields and len(inner) > 1), None)
+            label = f' with {tag} = "{_literal(choice, tag)}"' if tag else ""
+            summary = (choice.__doc__ or "").strip().splitlines()[0]
+            yield f"\n[{where}]{label}  {summary}"
+            yield from _lines(choice, f"{where}.")
+
+
+def _line(where: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+    meaning = f": {field.description}" if field.description else ""
+    return f"  {where} ({default}){meaning}"
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _literal(model: type[BaseModel], tag: str) -> object:
+    return next(iter(get_args(model.model_fields[tag].annotation)), "?")

@@ -1,0 +1,144 @@
+"""TOML and `--section.key value` overrides -> `RunConfig`, and back.
+
+Owns: reading, merging arms and overrides, and turning pydantic's report into one clear line per fault.
+Must not know: how anything is built.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from pydantic import ValidationError
+
+from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.errors import ConfigError
+
+Tree = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile:
+    """A parsed run file: the base tree, named arms (partial trees laid over it), the seeds to run each at,
+    and `[[checks]]`: bounds on an arm's held-out success that the summary reports on."""
+
+    base: Tree
+    arms: Mapping[str, Tree]
+    seeds: tuple[int, ...]
+    checks: tuple[Tree, ...]
+    source: str
+
+
+def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunFile:
+    """Read a run file; `[arms.NAME]` tables and `seeds` are split off. Errors: ConfigError with file and position."""
+    try:
+        tree: Tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"run file {str(path)!r} does not exist; give the path of a TOML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"run file {str(path)!r} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"run file {str(path)!r} is not valid TOML: {error}") from None
+    arms = tree.pop("arms", {})
+    checks = tree.pop("checks", [])
+    seeds = tree.pop("seeds", [])
+    if not isinstance(arms, dict) or not all(isinstance(arm, dict) for arm in cast(Tree, arms).values()):
+        raise ConfigError(f"{path}: arms must be tables [arms.NAME] of sections to change, got {arms!r}")
+    if not isinstance(seeds, list) or not all(isinstance(s, int) and s >= 0 for s in cast(list[object], seeds)):
+        raise ConfigError(f"{path}: seeds must be a list of whole numbers >= 0, got {seeds!r}")
+    if not isinstance(checks, list) or not all(isinstance(check, dict) for check in cast(list[object], checks)):
+        raise ConfigError(f"{path}: checks must be tables [[checks]] with name, arm, class and a bound, got {checks!r}")
+    for key, value in overrides:
+        _put(tree, key, value)
+    return RunFile(
+        base=tree,
+        arms=cast("dict[str, Tree]", arms),
+        seeds=tuple(cast(list[int], seeds)),
+        checks=tuple(cast(list[Tree], checks)),
+        source=str(path),
+    )
+
+
+def resolve(run_file: RunFile, *, arm: str | None = None, seed: int | None = None) -> RunConfig:
+    """The config of one arm at one seed. An arm that changes the algorithm also drops the sections it makes inert."""
+    tree = run_file.base
+    if arm is not None:
+        if arm not in run_file.arms:
+            raise ConfigError(f"{run_file.source}: there is no arm {arm!r}; it has {sorted(run_file.arms) or 'none'}")
+        tree = merge(tree, run_file.arms[arm])
+        name = cast(Tree, tree.get("algorithm", {})).get("name", "grpo")
+        needs = NEEDS.get(str(name), frozenset())
+        inert = {"critic", "refinement", "distillation"} - needs
+        tree = {key: value for key, value in tree.items() if key not in inert}
+    if seed is not None:
+        tree = {**tree, "seed": seed}
+    return validate(tree, source=run_file.source if arm is None else f"{run_file.source} [arms.{arm}]")
+
+
+def load_run(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunConfig:
+    """Read, override and validate a run file without arms (with arms: its first arm)."""
+    run_file = read_run_file(path, overrides)
+    configs = [resolve(run_file, arm=arm) for arm in run_file.arms] or [resolve(run_file)]
+    return configs[0]
+
+
+def validate(tree: Mapping[str, object], *, source: str) -> RunConfig:
+    """Validate a tree; every fault becomes one line naming the key, what came and what was wanted."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_fault(e) for e in error.errors())) from None
+
+
+def merge(base: Mapping[str, object], over: Mapping[str, object]) -> Tree:
+    """Lay one tree over another. A table whose `kind` or `name` changes replaces the old table whole."""
+    merged: Tree = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            old_tree, new_tree = cast(Tree, old), cast(Tree, value)
+            switches = any(tag in new_tree and new_tree[tag] != old_tree.get(tag) for tag in ("kind", "name"))
+            merged[key] = dict(new_tree) if switches else merge(old_tree, new_tree)
+        else:
+            merged[key] = value
+    return merged
+
+
+def dump(config: RunConfig) -> str:
+    """Every value of every section that the run reads, as JSON text; `load_resolved` reads it back."""
+    inert = {"critic", "refinement", "distillation"} - NEEDS[config.algorithm.name]
+    return json.dumps(config.model_dump(mode="json", exclude=inert), indent=2) + "\n"
+
+
+def load_resolved(path: Path) -> RunConfig:
+    """Read back what `dump` wrote."""
+    try:
+        return validate(cast(Tree, json.loads(path.read_text(encoding="utf-8"))), source=str(path))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a resolved run: {error}") from None
+
+
+def _fault(error: Mapping[str, object]) -> str:
+    where = ".".join(str(part) for part in cast("tuple[object, ...]", error["loc"]))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a known key; see `critique-rl train --help` for where the keys are listed"
+    return f"{where}: {message} (got {error['input']!r:.80})" if where else message
+
+
+def _put(tree: Tree, key: str, text: str) -> None:
+    parts = key.split(".")
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--{key}: {part!r} is a value, not a section")
+        node = cast(Tree, child)
+    try:
+        node[parts[-1]] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        node[parts[-1]] = text

@@ -1,0 +1,179 @@
+"""What each stage of the loop must be able to do: signatures only, one protocol a stage, in loop order.
+
+Owns: the seams. An implementation lives in the plural folder of the same name; tests fake an engine's `generate` or a
+critic's `review`, nothing else. Must not know: any implementation, torch, config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from critique_rl.types import (
+    Array,
+    Completion,
+    CriticRequest,
+    Critique,
+    Group,
+    Message,
+    Score,
+    Task,
+    TeacherTargets,
+    TokenIds,
+    TrainSample,
+)
+
+
+class TaskSource(Protocol):
+    """Where prompts come from. `batch` is a pure function of (seed, step), so a resumed run sees the same prompts."""
+
+    def batch(self, step: int, size: int, *, seed: int) -> Sequence[Task]: ...
+
+    def held_out(self) -> Sequence[Task]:
+        """Tasks that never occur in `batch`."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Samples completions. Equal arguments and weights give equal completions."""
+
+    def generate(
+        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Completion]: ...
+
+
+class Reward(Protocol):
+    """Judges one completion against its task; never raises for bad model output."""
+
+    def score(self, task: Task, text: str) -> Score: ...
+
+
+class Critic(Protocol):
+    """Reviews attempts; the i-th critique answers the i-th request. Failure is an outcome, not an exception:
+    only `CriticSetupError` may be raised."""
+
+    name: str
+
+    def review(self, requests: Sequence[CriticRequest]) -> list[Critique]: ...
+
+    def close(self) -> None: ...
+
+
+class GroupState(Protocol):
+    """Where a prompt stands after its latest group: `select` says whether the critic should be asked about it now."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def cause(self) -> str: ...
+
+    @property
+    def upper_bound(self) -> float:
+        """Upper confidence bound on the prompt's success rate under the present policy."""
+        ...
+
+    @property
+    def select(self) -> bool: ...
+
+
+class Plateau(Protocol):
+    """Watches prompts and the run for stalls; its state is plain JSON and travels in checkpoints."""
+
+    def observe(
+        self, step: int, task_id: str, scores: Sequence[Score], finished: Sequence[bool], *, kind: str = ""
+    ) -> GroupState: ...
+
+    def note_critiqued(self, task_id: str, step: int) -> None: ...
+
+    def note_rescued(self, task_id: str, step: int) -> None: ...
+
+    @property
+    def first_stall_step(self) -> int | None: ...
+
+    def counts(self) -> Mapping[str, float]: ...
+
+    def message(self) -> str: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class StepReport(NamedTuple):
+    """What one optimiser step did. Losses are the channel's sum over its own global denominator; `applied` is False
+    when a non-finite gradient skipped the step (`reason` says why)."""
+
+    loss: float
+    pg_loss: float
+    distill_loss: float
+    imitate_loss: float
+    grad_norm: float
+    trained_tokens: int
+    applied: bool
+    reason: str
+    diagnostics: Mapping[str, float]
+
+
+class Policy(Protocol):
+    """The model being trained: encodes prompts, re-scores tokens, takes steps. Blind to critiques."""
+
+    @property
+    def version(self) -> int:
+        """Number of optimiser steps taken."""
+        ...
+
+    def encode(self, messages: Sequence[Message]) -> TokenIds: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def logprobs(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> list[Array]:
+        """Log-probs [T] of each completion's tokens under its prompt, no gradient, at the run's temperature."""
+        ...
+
+    def topk_logprobs(
+        self,
+        contexts: Sequence[TokenIds],
+        completions: Sequence[TokenIds],
+        *,
+        k: int,
+        who: Literal["policy", "teacher"],
+        support: Sequence[TeacherTargets] | None = None,
+    ) -> list[TeacherTargets]:
+        """Log-probs of `who` for each completion token under its context: at the ids of `support`, else at its own
+        top-K. The completions' ids are used as they are, never re-encoded."""
+        ...
+
+    def step(self, samples: Sequence[TrainSample]) -> StepReport:
+        """One optimiser step on the three weight streams; skipped (`applied=False`) if nothing carries a gradient."""
+        ...
+
+    def save(self, directory: Path) -> None: ...
+
+    def restore(self, directory: Path) -> None: ...
+
+
+class Algorithm(Protocol):
+    """Stamps per-token weights and targets on samples; knows neither model nor critic.
+
+    `needs` says which stages the loop must run for it: any of {"critique", "refinement", "teacher"}.
+    """
+
+    name: str
+    needs: frozenset[Literal["critique", "refinement", "teacher"]]
+
+    def assemble(self, groups: Sequence[Group]) -> list[TrainSample]: ...
+
+
+class Tracker(Protocol):
+    """Receives what happened. `log` gets the scalars of one step; `event` a message a person should see;
+    `sample` one JSON-able record of a prompt's whole story (attempts, critiques, refinements, tokens)."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def event(self, step: int, kind: str, message: str) -> None: ...
+
+    def sample(self, step: int, record: Mapping[str, object]) -> None: ...
+
+    def close(self) -> None: ...

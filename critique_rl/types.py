@@ -1,0 +1,250 @@
+"""The records that travel round the loop, in loop order.
+
+Owns: what a task, rollout, score, critique, refinement and train sample *are*. Every record is frozen.
+Must not know: torch, files, networks, configs. Text lives here beside token ids; tensors do not.
+"Missing" is None or a zero mask, never 0.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds = tuple[int, ...]
+Array = NDArray[np.float64]
+IdArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A prompt with what is needed to verify an answer to it.
+
+    `kind` is a label to report by ("easy", "hard", a data set's name); `verifier` names a reward in `rewards/`.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    answer: str
+    verifier: str
+    kind: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def question(self) -> str:
+        """The content of the last user turn: what templates call the question."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an engine returns for one prompt; `behaviour_logprobs` has one entry per completion id (nats, at the
+    sampling temperature). `finished`: an end-of-sequence id was really sampled, and is the last id."""
+
+    completion_ids: TokenIds
+    behaviour_logprobs: tuple[float, ...]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One sampled answer to one task, with the exact ids that were sampled and the ids that they were sampled under."""
+
+    id: str
+    task_id: str
+    prompt_ids: TokenIds
+    completion_ids: TokenIds
+    behaviour_logprobs: tuple[float, ...]
+    text: str
+    finished: bool
+    policy_version: int
+
+
+class ScoreStatus(StrEnum):
+    """`ok`: judged. `unparsed`: no answer could be read from the completion (reward 0, and a sign of a format
+    problem). `error`: the verifier itself failed; the reward is not evidence about the policy."""
+
+    OK = "ok"
+    UNPARSED = "unparsed"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A verifier's judgement of one completion: `reward` in [0, 1]; `detail` is its text for critics and reports."""
+
+    reward: float
+    status: ScoreStatus = ScoreStatus.OK
+    extracted: str | None = None
+    detail: str = ""
+
+    @property
+    def correct(self) -> bool:
+        return self.status is ScoreStatus.OK and self.reward >= 1.0
+
+
+class CriticOutcome(StrEnum):
+    """How a critic call ended. Only `ok` carries feedback; none of the others is ever turned into a score."""
+
+    OK = "ok"
+    ABSTAINED = "abstained"
+    MALFORMED = "malformed"
+    REFUSED = "refused"
+    TIMED_OUT = "timed_out"
+    RATE_LIMITED = "rate_limited"
+    OVER_BUDGET = "over_budget"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluative:
+    """One per-criterion scalar: `value` in [0, 1] (1 is best), `confidence` in [0, 1] or None if not stated."""
+
+    criterion: str
+    value: float
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directive:
+    """Text that says what to change; `quote` is the span of the attempt that it is about, if the critic named one."""
+
+    text: str
+    kind: str = "procedure"
+    quote: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens and money of one or more critic calls; `cost_usd` is None when no price is known (never 0)."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critique:
+    """A critic's reply to one attempt, already split into what scores and what directs.
+
+    `verdict` is the critic's own right/wrong, used only to check it against the verifier. `dropped` lists directives
+    that a filter refused, each as (text, reason): kept in the record, never trained on. `reason` explains a non-ok
+    outcome in one line.
+    """
+
+    rollout_id: str
+    critic: str
+    outcome: CriticOutcome
+    evaluative: tuple[Evaluative, ...] = ()
+    directives: tuple[Directive, ...] = ()
+    verdict: Literal["correct", "incorrect"] | None = None
+    dropped: tuple[tuple[str, str], ...] = ()
+    reply: str = ""
+    reason: str = ""
+    prompt_hash: str = ""
+    usage: Usage = Usage()
+    latency_s: float = 0.0
+
+    @property
+    def directive_text(self) -> str:
+        """All accepted directives as one text, in the critic's order; empty if there is none."""
+        return " ".join(d.text for d in self.directives) if self.outcome is CriticOutcome.OK else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticRequest:
+    """What a critic may see of one attempt. `reference` is None unless the run allows critics to see the answer."""
+
+    rollout_id: str
+    task: Task
+    attempt: str
+    score: Score
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """A second attempt sampled with a critique in view.
+
+    `rollout.prompt_ids` are the ids of the REFINE context it was sampled under; training scores it under the bare
+    prompt. `bare_logprobs` are the policy's log-probs [T] of the same ids under the bare prompt at sampling time.
+    `rejected` is the reason why it may not be trained on, or "".
+    """
+
+    attempt_id: str
+    critique: Critique
+    rollout: Rollout
+    score: Score
+    bare_logprobs: tuple[float, ...] = ()
+    rejected: str = ""
+
+    @property
+    def reliance(self) -> float:
+        """Mean log-prob under the bare prompt minus under the refine context (nats/token); low: needs the hint."""
+        if not self.bare_logprobs:
+            return 0.0
+        return float(np.mean(self.bare_logprobs) - np.mean(self.rollout.behaviour_logprobs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TeacherTargets:
+    """Teacher log-probs (full-vocabulary normalised) at K ids per completion token: `ids_TK`, `logprobs_TK`.
+
+    `mask_T` is 0 where the teacher gave nothing usable. The teacher is the policy shown the directive, re-scoring the
+    SAME tokens; `context_ids` is what it saw before them.
+    """
+
+    ids_TK: IdArray
+    logprobs_TK: Array
+    sampled_logprobs_T: Array
+    mask_T: Array
+    context_ids: TokenIds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All that one step knows about one task: `scores[i]` and `critiques[i]`, `targets[i]` belong to `rollouts[i]`."""
+
+    task: Task
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+    plateaued: bool = False
+    critiques: Mapping[str, Critique] = field(default_factory=dict[str, Critique])
+    refinements: tuple[Refinement, ...] = ()
+    targets: Mapping[str, TeacherTargets] = field(default_factory=dict[str, TeacherTargets])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainSample:
+    """One sequence to train on: per-token streams [T] over `completion_ids`, under the BARE prompt ids.
+
+    EVALUATIVE feedback may only move `advantages` and `pg_weight`; DIRECTIVE feedback may only set `teacher` with
+    `distill_weight`, or make a verified refinement with `imitate_weight`. `guided_logprobs` are the log-probs under the
+    refine context (refinements only); `behaviour_logprobs` are under the bare prompt at sampling time.
+    """
+
+    rollout_id: str
+    task_id: str
+    prompt_ids: TokenIds
+    completion_ids: TokenIds
+    loss_mask: Array
+    behaviour_logprobs: Array
+    advantages: Array
+    pg_weight: Array
+    distill_weight: Array
+    imitate_weight: Array
+    teacher: TeacherTargets | None = None
+    guided_logprobs: Array | None = None
