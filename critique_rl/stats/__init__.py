@@ -1,0 +1,1 @@
+"""Pure statistics on plain numbers: numpy and scipy only, no torch."""
