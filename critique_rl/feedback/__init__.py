@@ -1,0 +1,1 @@
+"""Words coming back: the reply's schema, parsing, the split into scalars and directives, and the record."""

@@ -1,0 +1,1 @@
+"""Words going out: prompt templates with declared inputs, filled in one pass."""
