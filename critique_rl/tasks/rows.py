@@ -1,0 +1,141 @@
+"""One line of a JSONL file -> one `Task`, or one clear error with the file and the line.
+
+Owns: the row format. Must not know: which rows are trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from critique_rl.errors import DataError
+from critique_rl.types import Message, Task
+
+KEYS = ("id", "prompt", "messages", "answer", "verifier", "kind", "metadata")
+ROLES = ("system", "user", "assistant")
+EXAMPLE = '{"prompt": "What is 2 + 2?", "answer": "4"}'
+
+
+def read_tasks(path: Path, *, verifier: str, system: str = "") -> list[Task]:
+    """Every row of `path` in order; blank lines are skipped. A row without `id` gets `<file name>:<line>`.
+
+    Errors: DataError naming the file, the line, what came and what was wanted.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"task file {str(path)!r} does not exist; give the path of a JSONL file") from None
+    except OSError as error:
+        raise DataError(f"task file {str(path)!r} cannot be read: {error.strerror or error}") from None
+    tasks: list[Task] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        task = parse_row(line, where, default_id=f"{path.stem}:{number}", verifier=verifier, system=system)
+        if task.id in first_line:
+            raise DataError(f"{where}: id {task.id!r} is already used on line {first_line[task.id]}; ids must differ")
+        first_line[task.id] = number
+        tasks.append(task)
+    if not tasks:
+        raise DataError(f"task file {str(path)!r} has no rows; wanted one JSON object a line, such as {EXAMPLE}")
+    return tasks
+
+
+def parse_row(line: bytes, where: str, *, default_id: str, verifier: str, system: str = "") -> Task:
+    """One line as a task; `where` opens every error message."""
+    row = _json_object(line, where)
+    unknown = sorted(set(row) - set(KEYS))
+    if unknown:
+        raise DataError(f"{where}: unknown key {unknown[0]!r}; a row has {', '.join(KEYS)} (put the rest in metadata)")
+    return Task(
+        id=_text(row, "id", where, default_id),
+        messages=_messages(row, where, system),
+        answer=_answer(row, where),
+        verifier=_text(row, "verifier", where, verifier),
+        kind=_text(row, "kind", where, ""),
+        metadata=_metadata(row, where),
+    )
+
+
+def _json_object(line: bytes, where: str) -> Mapping[str, object]:
+    try:
+        value: object = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}); wanted, say, {EXAMPLE}") from None
+    except RecursionError:
+        raise DataError(f"{where}: nested too deeply; wanted, say, {EXAMPLE}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: got {_named(value)}; wanted a JSON object such as {EXAMPLE}")
+    return cast("dict[str, object]", value)
+
+
+def _text(row: Mapping[str, object], key: str, where: str, default: str) -> str:
+    value = row.get(key, default)
+    if not isinstance(value, str) or (key in row and not value.strip()):
+        raise DataError(f"{where}: {key} is {_named(value)}; wanted a text that is not empty, or leave {key} out")
+    return value
+
+
+def _answer(row: Mapping[str, object], where: str) -> str:
+    value = row.get("answer")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f'{where}: answer is {_named(value)}; wanted a text or a whole number, such as "answer": "4"')
+    return value
+
+
+def _metadata(row: Mapping[str, object], where: str) -> dict[str, str]:
+    value = row.get("metadata", {})
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: metadata is {_named(value)}; wanted an object of texts")
+    items = cast("dict[str, object]", value).items()
+    for key, item in items:
+        if not isinstance(item, str):
+            raise DataError(f"{where}: metadata.{key} is {_named(item)}; wanted a text")
+    return {key: str(item) for key, item in items}
+
+
+def _messages(row: Mapping[str, object], where: str, system: str) -> tuple[Message, ...]:
+    if ("prompt" in row) == ("messages" in row):
+        raise DataError(f"{where}: wanted exactly one of prompt (a text) and messages (a list of turns)")
+    if "prompt" in row:
+        turns = (Message(role="user", content=_text(row, "prompt", where, "")),)
+    else:
+        turns = _turns(row["messages"], where)
+    if not system:
+        return turns
+    if turns[0].role == "system":
+        raise DataError(f"{where}: the row has its own system turn and tasks.system is set; remove one of them")
+    return (Message(role="system", content=system), *turns)
+
+
+def _turns(value: object, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: messages is {_named(value)}; wanted a list of turns with role and content")
+    turns: list[Message] = []
+    for index, item in enumerate(cast("list[object]", value)):
+        turn = cast("dict[str, object]", item) if isinstance(item, dict) else {}
+        role, content = turn.get("role"), turn.get("content")
+        if set(turn) != {"role", "content"} or role not in ROLES or not isinstance(content, str):
+            raise DataError(
+                f"{where}: messages[{index}] is {_named(item)}; wanted "
+                f'{{"role": "user", "content": "..."}} with a role of {", ".join(ROLES)}'
+            )
+        turns.append(Message(role=role, content=content))
+    if turns[-1].role != "user" or not turns[-1].content.strip():
+        raise DataError(f"{where}: the last turn must be a user turn that is not empty: the policy answers it")
+    return tuple(turns)
+
+
+def _named(value: object) -> str:
+    if value is None:
+        return "missing or null"
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
