@@ -1,0 +1,157 @@
+"""What happened in a run, in two sentences and one table, computed from its numbers.
+
+Owns: pooling over seeds, the choice of the class to speak about, the words. Claims no difference where the 95 %
+intervals overlap. Must not know: HTML, files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from critique_rl.report.load import Run, RunSet
+from critique_rl.report.records import ResultRow
+from critique_rl.stats.intervals import wilson_interval
+
+UNIT = "\N{NO-BREAK SPACE}%"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One arm on one class, all seeds together; `low` and `high` are a 95 % interval (Wilson's, over the pooled trials,
+    or the one that a single seed's row brought along)."""
+
+    arm: str
+    kind: str
+    successes: int
+    trials: int
+    low: float
+    high: float
+    seeds: tuple[ResultRow, ...]
+
+    @property
+    def success(self) -> float:
+        return self.successes / self.trials if self.trials else 0.0
+
+
+def results(run_set: RunSet) -> list[Result]:
+    """The summary's table, pooled over seeds; arms in their order, the class that tells them apart most comes first."""
+    groups: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in run_set.summary.table:
+        groups.setdefault((row.kind, row.arm), []).append(row)
+    pooled = [_pool(kind, arm, rows) for (kind, arm), rows in groups.items()]
+    order = {arm: index for index, arm in enumerate(run_set.arms)}
+    return sorted(pooled, key=lambda r: (-_spread(pooled, r.kind), r.kind, order.get(r.arm, len(order))))
+
+
+def headline(run_set: RunSet) -> tuple[str, str]:
+    """(how the arms ended, what the stall detection and the critic did). Either is a whole sentence or empty."""
+    pooled = results(run_set)
+    if pooled:
+        telling = [r for r in pooled if r.kind == pooled[0].kind]
+        best = max(telling, key=lambda r: r.success)
+        worst = min(telling, key=lambda r: r.success)
+        return _outcome(run_set, best, worst), _trigger(run_set, best.arm)
+    arm = run_set.arms[0] if run_set.arms else ""
+    return _unfinished(run_set), _trigger(run_set, arm)
+
+
+def percent(rate: float) -> str:
+    """`0.2 %`, `42 %`, `97.0 %`: a decimal only near the ends."""
+    value = 100.0 * rate
+    fine = 0.0 < value < 9.95 or 90.0 < value < 100.0
+    return f"{value:.1f}{UNIT}" if fine else f"{value:.0f}{UNIT}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of rates: `0.0-1.1 %`, with a dash between the numbers."""
+    digits = 1 if high < 0.0995 or low > 0.9 else 0
+    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}{UNIT}"
+
+
+def steps_text(steps: Sequence[int]) -> str:
+    """`step 14`, or `steps 12-15` over seeds."""
+    low, high = min(steps), max(steps)
+    return f"step {low}" if low == high else f"steps {low}–{high}"
+
+
+def _pool(kind: str, arm: str, rows: list[ResultRow]) -> Result:
+    successes, trials = sum(r.successes for r in rows), sum(r.trials for r in rows)
+    successes = min(max(successes, 0), max(trials, 0))
+    low, high = wilson_interval(successes, max(trials, 0))
+    only = rows[0]
+    if len(rows) == 1 and only.low is not None and only.high is not None:
+        low, high = only.low, only.high
+    return Result(arm=arm, kind=kind, successes=successes, trials=trials, low=low, high=high, seeds=tuple(rows))
+
+
+def _spread(pooled: Sequence[Result], kind: str) -> float:
+    rates = [r.success for r in pooled if r.kind == kind]
+    # With one arm there is no spread: the class with most room left comes first.
+    return max(rates) - min(rates) if len(rates) > 1 else 1.0 - rates[0]
+
+
+def _outcome(run_set: RunSet, best: Result, worst: Result) -> str:
+    where = f"On {best.kind} problems" if best.kind else "On held-out problems"
+    if best.arm == worst.arm:
+        return f"{where}, {run_set.label(best.arm)} ended at {_rate(best)}."
+    if best.low <= worst.high:
+        return (
+            f"{where}, no arm is clearly ahead: {run_set.label(worst.arm)} ended at {_rate(worst)}, "
+            f"{run_set.label(best.arm)} at {_rate(best)}."
+        )
+    verb = "stalled at" if any(_ended_stalled(run) for run in run_set.of_arm(worst.arm)) else "ended at"
+    return (
+        f"{where}, {run_set.label(worst.arm)} {verb} {_rate(worst)}; "
+        f"{run_set.label(best.arm)} reached {_rate(best)}{_same_tokens(best, worst)}."
+    )
+
+
+def _rate(result: Result) -> str:
+    return f"{percent(result.success)} ({span(result.low, result.high)})"
+
+
+def _ended_stalled(run: Run) -> bool:
+    return bool(run.last("plateau/plateaued")) or (run.stall_step is not None and not run.last("plateau/rescued"))
+
+
+def _same_tokens(best: Result, worst: Result) -> str:
+    tokens = [row.generated_tokens for r in (best, worst) for row in r.seeds if row.generated_tokens]
+    if len(tokens) < len(best.seeds) + len(worst.seeds) or max(tokens) > 1.02 * min(tokens):
+        return ""
+    return f" with the same {tokens[0] / 1000:,.0f}k generated tokens"
+
+
+def _trigger(run_set: RunSet, arm: str) -> str:
+    runs = run_set.of_arm(arm)
+    stalls = [run.stall_step for run in runs if run.stall_step is not None]
+    calls = [run.first_critic_step for run in runs if run.first_critic_step is not None]
+    asked = sum(run.last("critic/calls") or 0.0 for run in runs)
+    if not runs or not any(run.metrics for run in runs):
+        return ""
+    if not stalls and not calls:
+        return "No stall was detected, and no critic was asked."
+    if not calls:
+        return f"A stall was detected at {steps_text(stalls)}; no critic was asked."
+    total = f"{asked:.0f} critiques were asked for" + (f" over {len(runs)} seeds" if len(runs) > 1 else "")
+    if not stalls:
+        return f"The critic was first asked at {steps_text(calls)}, without a detected stall; {total}."
+    early = all(_told_first(run) for run in runs)
+    order = "before" if early else "not before"
+    detected = f"The stall was detected at {steps_text(stalls)}, {order} the first critic call"
+    return f"{detected} at {steps_text(calls)}; {total}."
+
+
+def _told_first(run: Run) -> bool:
+    stall, call = run.stall_step, run.first_critic_step
+    return call is None or (stall is not None and stall <= call)
+
+
+def _unfinished(run_set: RunSet) -> str:
+    for run in run_set.runs:
+        if run.metrics:
+            reward = run.last("reward/mean")
+            ended = f" with a mean reward of {percent(reward)}" if reward is not None else ""
+            label = run_set.label(run.arm)
+            return f"{label[0].upper()}{label[1:]} is recorded up to step {run.metrics[-1].step}{ended}."
+    return "Nothing is recorded of this run yet."

@@ -1,0 +1,1 @@
+"""Where the loop's numbers, events and stories go."""
