@@ -1,0 +1,106 @@
+"""What every method shares: a blank sample for a rollout, and group rewards with the unscorable masked out.
+
+Owns: how a rollout or refinement becomes a `TrainSample` with all-zero weights. Must not know: any method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from critique_rl.config.algorithm import Baseline, Scale
+from critique_rl.ops.advantages import group_advantages, union_advantages
+from critique_rl.types import Array, Group, Refinement, Rollout, ScoreStatus, TrainSample
+
+
+class GroupAdvantages(NamedTuple):
+    """`rollouts[i]` is None where the verifier itself failed; `refinements` follow the group's accepted ones."""
+
+    rollouts: list[float | None]
+    refinements: list[float]
+
+
+def blank(rollout: Rollout, prompt_ids: Sequence[int] | None = None) -> TrainSample:
+    """A sample of one rollout that trains nothing yet; `prompt_ids` replaces the ids it was sampled under."""
+    length = len(rollout.completion_ids)
+    zeros = np.zeros(length)
+    return TrainSample(
+        rollout_id=rollout.id,
+        task_id=rollout.task_id,
+        prompt_ids=rollout.prompt_ids if prompt_ids is None else tuple(prompt_ids),
+        completion_ids=rollout.completion_ids,
+        loss_mask=np.ones(length),
+        behaviour_logprobs=np.asarray(rollout.behaviour_logprobs, dtype=np.float64),
+        advantages=zeros,
+        pg_weight=zeros,
+        distill_weight=zeros,
+        imitate_weight=zeros,
+    )
+
+
+def accepted(group: Group) -> list[Refinement]:
+    """The refinements that may be trained on."""
+    return [r for r in group.refinements if not r.rejected]
+
+
+def advantages_of(
+    group: Group, rewards: Sequence[float], *, scale: Scale, baseline: Baseline = "union", use_refinements: bool
+) -> GroupAdvantages:
+    """Centred advantages over the scorable rollouts and, if used, the accepted refinements.
+
+    A rollout whose verifier failed is no evidence: it neither gets an advantage nor enters the baseline.
+    """
+    scorable = [i for i, score in enumerate(group.scores) if score.status is not ScoreStatus.ERROR]
+    known = torch.tensor([rewards[i] for i in scorable], dtype=torch.float64)
+    injected = accepted(group) if use_refinements else []
+    moved: list[float | None] = [None] * len(rewards)
+    if injected:
+        refined = torch.tensor([r.score.reward for r in injected], dtype=torch.float64)
+        both = union_advantages(known, refined, baseline=baseline, scale=scale)
+        values, refinements = both.rollouts_n.tolist(), both.refinements_k.tolist()
+    else:
+        values, refinements = group_advantages(known, scale=scale).tolist(), []
+    for i, value in zip(scorable, values, strict=True):
+        moved[i] = float(value)
+    return GroupAdvantages(moved, [float(v) for v in refinements])
+
+
+def stamp_pg(sample: TrainSample, advantage: float | None) -> TrainSample:
+    """Policy-gradient weight 1 and one advantage on every token; None leaves the sample untrained."""
+    if advantage is None:
+        return sample
+    return replace(sample, advantages=_full(sample, advantage), pg_weight=_full(sample, 1.0))
+
+
+def stamp_imitation(group: Group, advantages: Sequence[float]) -> list[TrainSample]:
+    """Accepted refinements as samples under the BARE prompt of the group's rollouts (arXiv 2506.03106, eq. 4)."""
+    bare_prompt = group.rollouts[0].prompt_ids
+    samples: list[TrainSample] = []
+    for refinement, advantage in zip(accepted(group), advantages, strict=True):
+        sample = blank(refinement.rollout, bare_prompt)
+        samples.append(
+            replace(
+                sample,
+                advantages=_full(sample, advantage),
+                imitate_weight=_full(sample, 1.0),
+                behaviour_logprobs=np.asarray(refinement.bare_logprobs, dtype=np.float64),
+                guided_logprobs=sample.behaviour_logprobs,
+            )
+        )
+    return samples
+
+
+def stamp_targets(sample: TrainSample, group: Group) -> TrainSample:
+    """Teacher targets and distillation weight 1 on every token of a rollout that has them."""
+    targets = group.targets.get(sample.rollout_id)
+    if targets is None:
+        return sample
+    return replace(sample, teacher=targets, distill_weight=_full(sample, 1.0))
+
+
+def _full(sample: TrainSample, value: float) -> Array:
+    return np.full(len(sample.completion_ids), value)

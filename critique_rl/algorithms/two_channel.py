@@ -1,0 +1,59 @@
+"""Both channels in one step: what scores moves advantages, what directs makes targets and refinements.
+
+EVALUATIVE: the verifier's reward; inside a group that it cannot rank (all rewards equal), the critic's mean score times
+`critic_score_weight` < 1, so that no critic outranks a verified success. DIRECTIVE: teacher targets on the failed
+attempt's own tokens, and verified refinements under the bare prompt. Each loss has its own denominator (joining form B
+of the 2026 systems: OpenClaw-RL v2, prime-rl), so a step without any critique is plain GRPO, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from critique_rl.algorithms.stamping import advantages_of, blank, stamp_imitation, stamp_pg, stamp_targets
+from critique_rl.config.algorithm import TwoChannelConfig
+from critique_rl.types import CriticOutcome, Group, TrainSample
+
+
+class TwoChannel:
+    """GRPO, directive distillation and verified refinements, stamped on one batch."""
+
+    name = "two_channel"
+    needs: frozenset[Literal["critique", "refinement", "teacher"]] = frozenset({"critique", "refinement", "teacher"})
+
+    def __init__(self, config: TwoChannelConfig) -> None:
+        self.config = config
+
+    def assemble(self, groups: Sequence[Group]) -> list[TrainSample]:
+        """One sample per rollout (with targets where it has a directive) and per accepted refinement."""
+        samples: list[TrainSample] = []
+        for group in groups:
+            moved = advantages_of(
+                group,
+                self._rewards(group),
+                scale=self.config.scale,
+                baseline=self.config.baseline,
+                use_refinements=True,
+            )
+            samples += [
+                stamp_targets(stamp_pg(blank(r), a), group) for r, a in zip(group.rollouts, moved.rollouts, strict=True)
+            ]
+            samples += stamp_imitation(group, moved.refinements)
+        return samples
+
+    def _rewards(self, group: Group) -> list[float]:
+        """Verified rewards, plus the critic's scores where the verifier is flat and the critic scored every rollout."""
+        verified = [score.reward for score in group.scores]
+        scored = [self._critic_score(group, rollout.id) for rollout in group.rollouts]
+        if len(set(verified)) > 1 or any(value is None for value in scored):
+            return verified
+        weight = self.config.critic_score_weight
+        return [r + weight * value for r, value in zip(verified, scored, strict=True) if value is not None]
+
+    def _critic_score(self, group: Group, rollout_id: str) -> float | None:
+        """Mean of the critic's criteria in [0, 1], or None: a missing score is missing, never 0."""
+        critique = group.critiques.get(rollout_id)
+        if critique is None or critique.outcome is not CriticOutcome.OK or not critique.evaluative:
+            return None
+        return sum(e.value for e in critique.evaluative) / len(critique.evaluative)

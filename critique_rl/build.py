@@ -1,0 +1,207 @@
+"""The composition root: config -> live objects. The only file that knows every concrete class.
+
+Must not know: what a stage does once it is built.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+import torch
+from accelerate import Accelerator
+
+from critique_rl.algorithms.critique_grpo import CritiqueGrpo
+from critique_rl.algorithms.directive_distillation import DirectiveDistillation
+from critique_rl.algorithms.grpo import Grpo
+from critique_rl.algorithms.two_channel import TwoChannel
+from critique_rl.config import algorithm as methods
+from critique_rl.config import critic as critics
+from critique_rl.config import rewards as judges
+from critique_rl.config import tasks as sources
+from critique_rl.config.run import RunConfig
+from critique_rl.critics.recorded import recorded_critic
+from critique_rl.critics.rules import rules_critic
+from critique_rl.critics.scripted import scripted_critic
+from critique_rl.engines.hf import HFEngine
+from critique_rl.errors import ConfigError
+from critique_rl.feedback.store import ExchangeStore
+from critique_rl.lab.critic import LabCritic
+from critique_rl.lab.tasks import LabTasks
+from critique_rl.loop.train import Parts
+from critique_rl.policy.hf import HFPolicy
+from critique_rl.policy.load import end_token_ids, load_policy
+from critique_rl.policy.step import StepConfig
+from critique_rl.prompting.catalogue import load_prompt
+from critique_rl.protocols import Algorithm, Critic, Reward, TaskSource, Tracker
+from critique_rl.rewards.by_name import VerifierRouter
+from critique_rl.rewards.exact import ExactReward
+from critique_rl.rewards.format_reward import FormatReward
+from critique_rl.rewards.math_verify_reward import MathVerifyReward
+from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
+from critique_rl.schedule.plateau import PlateauTracker
+from critique_rl.tasks.jsonl import JsonlTasks
+from critique_rl.tasks.reasoning_gym_tasks import ReasoningGymTasks
+
+LAB_POLICY = Path(__file__).parent / "lab" / "policy"
+
+
+def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None) -> Parts:
+    """Every object of a run. `exchanges` is where a remote critic's calls are recorded.
+
+    Errors: ConfigError, DataError, PromptError, ModelError, CriticSetupError, MissingExtraError: all of them before
+    the first token is generated.
+    """
+    algorithm = build_algorithm(config.algorithm)
+    refine_template = load_prompt(config.refinement.prompt) if "refinement" in algorithm.needs else None
+    teacher_template = load_prompt(config.distillation.prompt) if "teacher" in algorithm.needs else None
+    for template in (refine_template, teacher_template):
+        if template is not None:
+            template.check_available(("question", "attempt", "directive"))
+    tasks = build_tasks(config.tasks)
+    reward = build_reward(config)
+    reward.check([*tasks.held_out(), *tasks.batch(0, config.rollout.prompts_per_step, seed=config.seed)])
+    critic = build_critic(config.critic, exchanges=exchanges) if config.critic is not None else None
+    accelerator = build_accelerator(config)
+    loaded = load_policy(config.policy, lab_directory=LAB_POLICY)
+    policy = HFPolicy(loaded.model, loaded.tokenizer, accelerator, step_config(config))
+    engine = HFEngine(
+        policy.model,
+        loaded.tokenizer,
+        accelerator,
+        end_ids=end_token_ids(policy.model, loaded.tokenizer),
+        pad_id=policy.pad_id,
+        batch_size=config.rollout.batch_size,
+    )
+    return Parts(
+        tasks=tasks,
+        policy=policy,
+        engine=engine,
+        reward=reward,
+        plateau=PlateauTracker(config.plateau, total_steps=config.budget.max_steps),
+        algorithm=algorithm,
+        tracker=tracker,
+        critic=critic,
+        refine_template=refine_template,
+        teacher_template=teacher_template,
+    )
+
+
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """Device and compute type; also sets torch's CPU threads. Errors: ConfigError if CUDA is asked for and absent."""
+    options = config.policy
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("policy.device = 'cuda', but torch sees no CUDA device; set it to 'auto' or 'cpu'")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    on_cuda = options.device != "cpu" and torch.cuda.is_available()
+    use_bf16 = options.dtype == "bfloat16" or (options.dtype == "auto" and on_cuda)
+    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if use_bf16 else "no")
+
+
+def step_config(config: RunConfig) -> StepConfig:
+    """The part of a run's config that the training step reads."""
+    return StepConfig(
+        loss=config.loss,
+        refinement=config.refinement,
+        distillation=config.distillation,
+        optimizer=config.optimizer,
+        temperature=config.rollout.temperature,
+        max_completion_tokens=config.rollout.max_tokens,
+    )
+
+
+def build_algorithm(config: methods.AlgorithmConfig) -> Algorithm:
+    """The method that a config class names."""
+    match config:
+        case methods.GrpoConfig():
+            return Grpo(config)
+        case methods.CritiqueGrpoConfig():
+            return CritiqueGrpo(config)
+        case methods.DirectiveDistillationConfig():
+            return DirectiveDistillation(config)
+        case methods.TwoChannelConfig():
+            return TwoChannel(config)
+        case _:
+            assert_never(config)
+
+
+def build_tasks(config: sources.TasksConfig) -> TaskSource:
+    """The task source that a config class names. Errors: DataError with file and line."""
+    match config:
+        case sources.LabTasksConfig():
+            return LabTasks(**config.model_dump(exclude={"kind"}))
+        case sources.JsonlTasksConfig():
+            return JsonlTasks(
+                config.path,
+                verifier=config.verifier,
+                held_out_path=config.held_out_path,
+                held_out_fraction=config.held_out_fraction or 0.0,
+                system=config.system,
+            )
+        case sources.ReasoningGymTasksConfig():
+            return ReasoningGymTasks(
+                config.dataset,
+                size=config.size,
+                seed=config.seed,
+                held_out_size=config.held_out_size,
+                params=config.params,
+                system=config.system,
+            )
+        case _:
+            assert_never(config)
+
+
+def build_reward(config: RunConfig) -> VerifierRouter:
+    """All verifiers of a run by name; "exact" is always there."""
+    rewards: dict[str, Reward] = {"exact": ExactReward()}
+    if isinstance(config.tasks, sources.ReasoningGymTasksConfig):
+        rewards["reasoning_gym"] = ReasoningGymReward()
+    rewards |= {name: _judge(judge) for name, judge in config.rewards.items()}
+    return VerifierRouter(rewards)
+
+
+def _judge(config: judges.RewardConfig) -> Reward:
+    match config:
+        case judges.ExactRewardConfig():
+            return ExactReward(
+                pattern=config.pattern,
+                form=config.form,
+                casefold=config.casefold,
+                collapse_whitespace=config.collapse_whitespace,
+                match=config.match,
+            )
+        case judges.MathVerifyRewardConfig():
+            return MathVerifyReward(timeout_s=config.timeout_s)
+        case judges.FormatRewardConfig():
+            return FormatReward(pattern=config.pattern, form=config.form)
+        case judges.ReasoningGymRewardConfig():
+            return ReasoningGymReward(pattern=config.pattern, form=config.form)
+        case _:
+            assert_never(config)
+
+
+def build_critic(config: critics.CriticConfig, *, exchanges: Path | None = None) -> Critic | None:
+    """The critic that a config class names; client libraries are loaded only for the critic that needs them."""
+    store = ExchangeStore(exchanges) if exchanges is not None else None
+    match config:
+        case critics.LabRulesCriticConfig():
+            return LabCritic()
+        case critics.RulesCriticConfig():
+            return rules_critic(config)
+        case critics.OpenAICriticConfig():
+            from critique_rl.critics.openai_compatible import openai_critic
+
+            return openai_critic(config, store=store)
+        case critics.LiteLLMCriticConfig():
+            from critique_rl.critics.litellm_critic import litellm_critic
+
+            return litellm_critic(config, store=store)
+        case critics.RecordedCriticConfig():
+            return recorded_critic(config)
+        case critics.ScriptedCriticConfig():
+            return scripted_critic(config)
+        case critics.NoCriticConfig():
+            return None
+        case _:
+            assert_never(config)

@@ -1,0 +1,176 @@
+"""What each command does, in a few lines each: config in, one call, exit code out.
+
+Must not know: how anything works. torch and transformers are imported inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from critique_rl.errors import ConfigError
+
+Overrides = list[tuple[str, str]]
+DEMO = Path(__file__).parent.parent / "lab" / "demo.toml"
+
+
+def overrides(rest: Sequence[str], *, allowed: bool) -> Overrides:
+    """`--section.key value` or `--section.key=value` pairs. Errors: ConfigError for anything else."""
+    pairs: Overrides = []
+    waiting = list(rest)
+    while waiting:
+        flag = waiting.pop(0)
+        if not allowed or not flag.startswith("--") or not flag.strip("-"):
+            raise ConfigError(f"unknown argument {flag!r}; see --help of this command")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not waiting:
+                raise ConfigError(f"--{key} needs a value: --{key} VALUE")
+            value = waiting.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
+    """Call the command that was parsed."""
+    verb = str(known.verb)
+    if verb == "demo":
+        steps = [("budget.max_steps", str(known.steps))] if known.steps else []
+        return _experiment(DEMO, known, [*pairs, *steps], resume=False)
+    if verb == "train":
+        return _experiment(Path(known.run), known, pairs, resume=bool(known.resume))
+    if verb == "eval":
+        return _evaluate(Path(known.run), known, pairs)
+    if verb == "lab":
+        return _build_lab(known)
+    if verb == "prompts":
+        return _prompts(cast("str | None", known.name))
+    if verb == "report":
+        return _report(Path(known.directory))
+    return _keys()
+
+
+def _experiment(path: Path, known: argparse.Namespace, pairs: Overrides, *, resume: bool) -> int:
+    from critique_rl.config.load import read_run_file
+
+    run_file = read_run_file(path, pairs)
+    _quiet_libraries()
+    from critique_rl.experiment import plan, run_all
+
+    first = plan(run_file, Path("."), arms=known.arms, seeds=known.seeds)[0].config
+    output = Path(known.output) if known.output else _free(Path(first.output) / first.name, resume=resume)
+    runs = plan(run_file, output, arms=known.arms, seeds=known.seeds)
+    command = shlex.join(["critique-rl", *sys.argv[1:]])
+    report = run_all(runs, output, title=first.title, checks=run_file.checks, command=command, resume=resume)
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    for row in summary["table"]:
+        rate = f"{row['success']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]"
+        print(f"{row['arm']:<16} seed {row['seed']}  {row['class']:<12} {rate}  of {row['trials']} held out")
+    for check in summary["checks"]:
+        if check["holds"] is not None:
+            verdict = "holds" if check["holds"] else "FAILS"
+            print(f"{verdict}: {check['name']} ({check['value']:.3f}, wanted {check['target']})")
+    print(f"report: {report}\nsummary: {output / 'summary.json'}")
+    interrupted = any(row["stopped_because"] == "interrupted" for row in summary["results"])
+    return 130 if interrupted else 0
+
+
+def _evaluate(path: Path, known: argparse.Namespace, pairs: Overrides) -> int:
+    from critique_rl.config.load import read_run_file, resolve
+
+    run_file = read_run_file(path, pairs)
+    arm = known.arm or next(iter(run_file.arms), None)
+    config = resolve(run_file, arm=arm)
+    _quiet_libraries()
+    from dataclasses import asdict
+
+    from critique_rl.build import build
+    from critique_rl.loop.evaluate import evaluate
+    from critique_rl.loop.seeds import derive_seed
+    from critique_rl.trackers.fanout import FanoutTracker
+
+    parts = build(config, tracker=FanoutTracker([]))
+    if known.checkpoint:
+        parts.policy.restore(Path(known.checkpoint))
+    found = evaluate(
+        parts.tasks.held_out(),
+        policy=parts.policy,
+        engine=parts.engine,
+        reward=parts.reward,
+        config=config.evaluation,
+        max_tokens=config.rollout.max_tokens,
+        seed=derive_seed(config.seed, 0, "evaluation"),
+    )
+    print(json.dumps({kind: asdict(success) for kind, success in found.items()}, indent=2))
+    return 0
+
+
+def _build_lab(known: argparse.Namespace) -> int:
+    from critique_rl.lab.build import build_policy
+
+    def say(step: int, steps: int, loss: float) -> None:
+        if step % 50 == 0 or step == steps:
+            print(f"step {step} of {steps}, loss {loss:.3f}", file=sys.stderr)
+
+    options = {"steps": int(known.steps)} if known.steps else {}
+    build_policy(Path(known.output), seed=int(known.seed), progress=say, **options)
+    print((Path(known.output) / "LAB.json").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _prompts(name: str | None) -> int:
+    from critique_rl.prompting.catalogue import catalogue, load_prompt
+
+    if name is None:
+        for template in catalogue():
+            print(f"{template.name:<16} v{template.version}  {template.hash}  inputs: {', '.join(template.inputs)}")
+        return 0
+    template = load_prompt(name)
+    print(f"# {template.name} v{template.version} ({template.hash}), inputs: {', '.join(template.inputs)}")
+    if template.system:
+        print(f"\n[system]\n{template.system}")
+    print(f"\n[user]\n{template.body}")
+    return 0
+
+
+def _report(directory: Path) -> int:
+    from critique_rl.report.page import write_report
+
+    print(write_report(directory))
+    return 0
+
+
+def _keys() -> int:
+    from critique_rl.config.describe import describe
+
+    print("\n".join(describe()))
+    return 0
+
+
+def _free(wanted: Path, *, resume: bool) -> Path:
+    """The wanted directory, or with a number if it is taken; on resume the newest one that exists."""
+    numbered = [wanted, *(wanted.with_name(f"{wanted.name}-{n}") for n in range(2, 10_000))]
+    if resume:
+        existing = [path for path in numbered if path.exists()]
+        if not existing:
+            raise ConfigError(f"--resume: there is no run directory {wanted}; leave --resume out to start one")
+        return existing[-1]
+    return next(path for path in numbered if not path.exists())
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and advice of the libraries would tear the console; their errors still come through."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

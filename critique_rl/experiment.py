@@ -1,0 +1,225 @@
+"""Arms x seeds of one run file: each trained from the same start, then one summary.json and one report.html.
+
+Owns: the run directory's layout and what a summary holds. Must not know: what happens inside a run.
+
+    OUTPUT/summary.json, report.html          several runs: table of all, report of all
+    OUTPUT/ARM/seed-N/config.json, metrics.jsonl, events.jsonl, samples.jsonl, summary.json, checkpoints/
+    OUTPUT/...                                 a single run lies directly in OUTPUT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from critique_rl.build import build
+from critique_rl.config.load import RunFile, dump, load_resolved, resolve
+from critique_rl.config.run import RunConfig
+from critique_rl.errors import CheckpointError, ConfigError
+from critique_rl.loop.checkpoint import latest_checkpoint
+from critique_rl.loop.train import Trainer
+from critique_rl.report.page import write_report
+from critique_rl.trackers.console import ConsoleTracker
+from critique_rl.trackers.fanout import FanoutTracker
+from critique_rl.trackers.jsonl import JsonlTracker
+
+Json = dict[str, object]
+COMPARED = ("steps", "generated_tokens", "critic_calls", "stall_step", "first_critic_step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One arm at one seed and where it goes."""
+
+    arm: str
+    seed: int
+    config: RunConfig
+    directory: Path
+
+
+def plan(run_file: RunFile, output: Path, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
+    """Every run of a file, all validated before the first one starts. Errors: ConfigError."""
+    chosen_arms: list[str | None] = [*arms] or [*run_file.arms] or [None]
+    chosen_seeds: list[int | None] = [*seeds] or [*run_file.seeds] or [None]
+    runs: list[PlannedRun] = []
+    for seed in chosen_seeds:
+        for arm in chosen_arms:
+            config = resolve(run_file, arm=arm, seed=seed)
+            alone = len(chosen_arms) * len(chosen_seeds) == 1
+            name = arm or config.name
+            directory = output if alone else output / name / f"seed-{config.seed}"
+            runs.append(PlannedRun(arm=name, seed=config.seed, config=config, directory=directory))
+    return runs
+
+
+def run_all(
+    runs: Sequence[PlannedRun], output: Path, *, title: str, checks: Sequence[Json], command: str, resume: bool = False
+) -> Path:
+    """Run each planned run (those already finished are kept on resume); return the report's path."""
+    started = time.monotonic()
+    rows: list[Json] = []
+    for planned in runs:
+        rows.append(run_one(planned, resume=resume))
+        summary = _overall(runs, rows, output, title=title, checks=checks, command=command)
+        summary["wall_s"] = round(time.monotonic() - started, 1)
+        _write_json(output / "summary.json", summary)
+        if rows[-1]["stopped_because"] == "interrupted":
+            break
+    return write_report(output)
+
+
+def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
+    """Train one run to its budget and return its summary. Errors: every CritiqueRLError; what is on disk stays."""
+    directory = planned.directory
+    saved = latest_checkpoint(directory / "checkpoints") if resume else None
+    if saved is not None and load_resolved(directory / "config.json") != planned.config:
+        raise ConfigError(
+            f"{directory}: the run to resume was started with another config (see its config.json); "
+            "resume with the same run file and overrides, or choose another --output"
+        )
+    step = int(cast(int, cast(Json, saved.state["progress"])["step"])) if saved else None
+    if resume and (directory / "summary.json").exists() and len(list(directory.glob("checkpoints/step-*"))):
+        done = cast(Json, json.loads((directory / "summary.json").read_text(encoding="utf-8")))
+        if done.get("result") and cast(Json, done["result"]).get("stopped_because") != "interrupted":
+            return cast(Json, done["result"])
+    files = JsonlTracker(directory, resume_step=-1 if resume and saved is None else step)
+    title = f"{planned.arm} · seed {planned.seed}"
+    tracker = FanoutTracker([files, ConsoleTracker(title=title)])
+    try:
+        _write_text(directory / "config.json", dump(planned.config))
+        parts = build(planned.config, tracker=tracker, exchanges=directory / "exchanges.jsonl")
+        trainer = Trainer(planned.config, parts, directory)
+        try:
+            if saved is not None:
+                trainer.resume(saved)
+            trainer.run()
+        finally:
+            if parts.critic is not None:
+                parts.critic.close()
+    finally:
+        tracker.close()
+    result = summarise(planned, trainer)
+    overall = _overall([planned], [result], directory, title=planned.config.title, checks=[], command="")
+    _write_json(directory / "summary.json", {**overall, "result": result})
+    return result
+
+
+def summarise(planned: PlannedRun, trainer: Trainer) -> Json:
+    """What one run came to, as plain JSON."""
+    progress = trainer.progress
+    last = cast("Mapping[str, Json]", progress.evaluations[-1]["success"]) if progress.evaluations else {}
+    first = cast("Mapping[str, Json]", progress.evaluations[0]["success"]) if progress.evaluations else {}
+    return {
+        "arm": planned.arm,
+        "seed": planned.seed,
+        "algorithm": planned.config.algorithm.name,
+        "steps": progress.step,
+        "optimizer_steps": trainer.parts.policy.version,
+        "generated_tokens": progress.generated_tokens,
+        "critic_calls": progress.critic.calls,
+        "critic_outcomes": dict(progress.critic.outcomes),
+        "critic_completion_tokens": progress.critic.completion_tokens,
+        "critic_cost_usd": progress.critic.cost_usd,
+        "refinements_injected": progress.injected,
+        "stall_step": _from_one(trainer.parts.plateau.first_stall_step),
+        "first_critic_step": _from_one(progress.first_critic_step),
+        "stopped_because": trainer.stopped_because,
+        "train_wall_s": round(progress.wall_s, 1),
+        "start": first,
+        "end": last,
+    }
+
+
+def _from_one(step: int | None) -> int | None:
+    """Steps as the trackers count them."""
+    return None if step is None else step + 1
+
+
+def _overall(
+    runs: Sequence[PlannedRun], rows: Sequence[Json], output: Path, *, title: str, checks: Sequence[Json], command: str
+) -> Json:
+    done = runs[: len(rows)]
+    table = [
+        {
+            "arm": row["arm"],
+            "seed": row["seed"],
+            "class": kind,
+            **{key: result[key] for key in ("successes", "trials", "success", "low", "high")},
+            **{key: row[key] for key in COMPARED},
+        }
+        for row in rows
+        for kind, result in cast("Mapping[str, Json]", row["end"]).items()
+    ]
+    return {
+        "title": title or runs[0].config.title or runs[0].config.name,
+        "arms": list(dict.fromkeys(run.arm for run in runs)),
+        "seeds": list(dict.fromkeys(run.seed for run in runs)),
+        "runs": {f"{run.arm}/{run.seed}": os.path.relpath(run.directory, output) for run in done},
+        "table": table,
+        "checks": [_judged(check, table) for check in checks],
+        "results": list(rows),
+        "command": command,
+        "device": device_name(),
+        "versions": {name: version(name) for name in ("critique-rl", "torch", "transformers", "accelerate")},
+        "commit": commit(),
+    }
+
+
+def _judged(check: Json, table: Sequence[Json]) -> Json:
+    """A `[[checks]]` entry of the run file against every seed: the worst one decides."""
+    values = [
+        float(cast(float, row["success"]))
+        for row in table
+        if row["arm"] == check.get("arm") and row["class"] == check.get("class")
+    ]
+    at_most, at_least = check.get("at_most"), check.get("at_least")
+    if (at_most is None) == (at_least is None):
+        raise ConfigError(f"[[checks]] {check.get('name')!r}: give exactly one of at_most and at_least")
+    bound = float(cast(float, at_most if at_least is None else at_least))
+    value = (max(values) if at_least is None else min(values)) if values else None
+    holds = None if value is None else (value <= bound if at_least is None else value >= bound)
+    sign = "<=" if at_least is None else ">="
+    return {"name": check.get("name"), "value": value, "unit": "success", "target": f"{sign} {bound:g}", "holds": holds}
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's with its number of usable cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()} CPU, {cores} cores"
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+" if tracked files differ from it; None outside a checkout."""
+    try:
+        where = Path(__file__).parent
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=where, capture_output=True, text=True)
+        if head.returncode != 0:
+            return None
+        changed = subprocess.run(["git", "status", "-uno", "--porcelain"], cwd=where, capture_output=True, text=True)
+        return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    except OSError:
+        return None
+
+
+def _write_json(path: Path, data: Mapping[str, object]) -> None:
+    _write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error.strerror}; what is there is whole") from error

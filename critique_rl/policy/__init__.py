@@ -1,0 +1,1 @@
+"""The model being trained: loading, scoring, the two-channel step, checkpoints. Blind to critiques."""

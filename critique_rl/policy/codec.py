@@ -1,0 +1,34 @@
+"""Messages -> prompt ids, ids -> text. Completions are never encoded here: their ids come from the sampler.
+
+Legend: ids are plain ints. Must not know: templates, critics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from critique_rl.types import Message, TokenIds
+
+
+class PromptCodec:
+    """Encodes prompts with the tokenizer's chat template if it has one, else as the turns' plain text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+
+    def encode(self, messages: Sequence[Message]) -> TokenIds:
+        """Prompt ids up to and including the generation prompt."""
+        if self.has_template:
+            turns = [{"role": m.role, "content": m.content} for m in messages]
+            text = cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        else:
+            text = "\n".join(m.content for m in messages)
+        return tuple(self.tokenizer.encode(text, add_special_tokens=not self.has_template))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Readable text of some ids, special tokens left out."""
+        return cast(str, self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -1,0 +1,104 @@
+"""A transformers causal LM as the policy: encode, re-score, step, save.
+
+Owns: which weights play the teacher, and what a checkpoint of the model holds. Must not know: critiques, the loop.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from critique_rl.errors import CheckpointError
+from critique_rl.policy.codec import PromptCodec
+from critique_rl.policy.head import ResponseHead
+from critique_rl.policy.scoring import Scorer
+from critique_rl.policy.step import StepConfig, TwoChannelStep
+from critique_rl.protocols import StepReport
+from critique_rl.types import Array, Message, TeacherTargets, TokenIds, TrainSample
+
+
+class HFPolicy:
+    """`protocols.Policy` over a transformers model on one device."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        accelerator: Accelerator,
+        config: StepConfig,
+    ) -> None:
+        self.model = model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+        self.tokenizer = tokenizer
+        self.accelerator = accelerator
+        self.codec = PromptCodec(tokenizer)
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.pad_id = int(cast(int, pad_id))
+        head = ResponseHead(self.model)
+        self._scorer = self._scorer_of(head, config)
+        self._teacher = self._scorer
+        if config.distillation.teacher == "frozen":
+            frozen = copy.deepcopy(self.model)
+            frozen.requires_grad_(False)
+            self._teacher = self._scorer_of(ResponseHead(frozen), config)
+        self.train_step = TwoChannelStep(self.model, head, accelerator, config, self.pad_id)
+
+    def _scorer_of(self, head: ResponseHead, config: StepConfig) -> Scorer:
+        return Scorer(
+            head,
+            self.accelerator,
+            temperature=config.temperature,
+            max_tokens=config.optimizer.micro_batch_tokens,
+            pad_id=self.pad_id,
+        )
+
+    @property
+    def version(self) -> int:
+        return self.train_step.steps_taken
+
+    def encode(self, messages: Sequence[Message]) -> TokenIds:
+        return self.codec.encode(messages)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.codec.decode(ids)
+
+    def logprobs(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> list[Array]:
+        return self._scorer.logprobs(prompts, completions)
+
+    def topk_logprobs(
+        self,
+        contexts: Sequence[TokenIds],
+        completions: Sequence[TokenIds],
+        *,
+        k: int,
+        who: Literal["policy", "teacher"],
+        support: Sequence[TeacherTargets] | None = None,
+    ) -> list[TeacherTargets]:
+        scorer = self._teacher if who == "teacher" else self._scorer
+        return scorer.topk(contexts, completions, k=k, support=support)
+
+    def step(self, samples: Sequence[TrainSample]) -> StepReport:
+        return self.train_step(samples)
+
+    def save(self, directory: Path) -> None:
+        """Write `policy/` (loads with from_pretrained) and `optimizer.pt`. Errors: OSError as it comes."""
+        self.model.save_pretrained(directory / "policy")
+        self.tokenizer.save_pretrained(directory / "policy")
+        state = {"optimizer": self.train_step.optimizer.state_dict(), "steps_taken": self.train_step.steps_taken}
+        torch.save(state, directory / "optimizer.pt")
+
+    def restore(self, directory: Path) -> None:
+        """Load what `save` wrote. Errors: CheckpointError naming the file."""
+        try:
+            saved = AutoModelForCausalLM.from_pretrained(directory / "policy", dtype=self.model.dtype)
+            state = torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.accelerator.device)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"checkpoint {str(directory)!r} cannot be read: {error}") from error
+        self.model.load_state_dict(saved.state_dict(), strict=True)
+        self.train_step.optimizer.load_state_dict(state["optimizer"])
+        self.train_step.steps_taken = int(state["steps_taken"])

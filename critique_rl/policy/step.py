@@ -1,0 +1,288 @@
+"""The two-channel training step: one forward pass, three weighted sums, one optimiser step.
+
+Owns: global denominators, micro-batching, gradient clipping, and skipping a step that has nothing to learn or a
+non-finite gradient. Must not know: critics, critiques, methods. A new method stamps other weights; this file stays.
+
+Legend: N response tokens of a micro-batch, V vocabulary, K support size.
+
+    L = L_pg / D_pg + w_d * L_distill / D_distill + w_i * L_imitate / D_imitate
+
+Each D counts that channel's own tokens over the whole batch (every rank, every micro-batch), so no channel dilutes
+another and no split of the batch changes the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from critique_rl.config.algorithm import DistillationConfig, RefinementConfig
+from critique_rl.config.run import LossConfig, OptimizerConfig
+from critique_rl.ops.divergences import topk_tail_divergence
+from critique_rl.ops.logprobs import gather_logprobs, token_logprobs
+from critique_rl.ops.losses import channel_sum, joint
+from critique_rl.ops.ratios import clipped_surrogate, refinement_objective
+from critique_rl.policy.batching import MicroBatch, micro_batches
+from critique_rl.policy.head import ResponseHead
+from critique_rl.protocols import StepReport
+from critique_rl.types import Array, TrainSample
+
+
+class Denominators(NamedTuple):
+    """What each channel's sum is divided by: fixed for the whole batch before it is split."""
+
+    pg: float
+    distill: float
+    imitate: float
+
+
+class StepConfig(NamedTuple):
+    """The loss options the step reads, and the sampling facts it must share with the engine."""
+
+    loss: LossConfig
+    refinement: RefinementConfig
+    distillation: DistillationConfig
+    optimizer: OptimizerConfig
+    temperature: float
+    max_completion_tokens: int
+
+
+def count_denominators(samples: Sequence[TrainSample], config: StepConfig) -> Denominators:
+    """Each channel's denominator: its active tokens, or for "constant" the padded size of all rollouts (Dr.GRPO)."""
+    pg_rows = sum(bool(_active(s, s.pg_weight).any()) for s in samples)
+    pg_tokens = sum(int(_active(s, s.pg_weight).sum()) for s in samples)
+    pg = pg_rows * config.max_completion_tokens if config.loss.normalizer == "constant" else pg_tokens
+    imitate = sum(int(_active(s, s.imitate_weight).sum()) for s in samples)
+    distill = sum(int(_distilled(s).sum()) for s in samples)
+    return Denominators(float(pg), float(distill), float(pg if config.refinement.normalizer == "shared" else imitate))
+
+
+class TwoChannelStep:
+    """Turns train samples into one optimiser step on `model`."""
+
+    def __init__(
+        self, model: PreTrainedModel, head: ResponseHead, accelerator: Accelerator, config: StepConfig, pad_id: int
+    ) -> None:
+        self.model = model
+        self.head = head
+        self.accelerator = accelerator
+        self.config = config
+        self.pad_id = pad_id
+        options = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=options.learning_rate,
+            betas=(options.beta1, options.beta2),
+            weight_decay=options.weight_decay,
+        )
+        self.steps_taken = 0
+
+    def __call__(self, samples: Sequence[TrainSample]) -> StepReport:
+        """Accumulate the gradient of all samples and apply it once; skip if nothing or nothing finite came out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self.accumulate(samples)
+        if sums is None:
+            return _skipped("no sample carries a gradient")
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm).item()
+        )
+        if not np.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            return _skipped(f"the gradient norm is {norm}", sums=sums, norm=norm)
+        warmup = self.config.optimizer.warmup_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optimizer.learning_rate * min(1.0, (self.steps_taken + 1) / max(1, warmup))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps_taken += 1
+        return sums._replace(grad_norm=norm, applied=True)
+
+    def accumulate(
+        self,
+        samples: Sequence[TrainSample],
+        *,
+        max_tokens: int | None = None,
+        inspect: Callable[[torch.Tensor], None] | None = None,
+    ) -> StepReport | None:
+        """Add the whole batch's gradient to `.grad` without stepping; None if no sample carries one."""
+        denominators = count_denominators(samples, self.config)
+        rows = [s for s in samples if _carries_gradient(s)]
+        if not rows:
+            return None
+        totals = np.zeros(4)
+        clipped = ratio_sum = pg_tokens = 0.0
+        for batch in micro_batches(
+            [s.prompt_ids for s in rows],
+            [s.completion_ids for s in rows],
+            max_tokens=max_tokens or self.config.optimizer.micro_batch_tokens,
+            pad_id=self.pad_id,
+            device=self.accelerator.device,
+        ):
+            with self.accelerator.autocast():
+                logits_NV = self.head.logits(batch)
+            losses = self._losses(logits_NV, batch, [rows[i] for i in batch.rows], denominators)
+            self.accelerator.backward(losses.total)
+            if inspect is not None:
+                inspect(logits_NV)
+            totals += np.array([float(x.detach()) for x in (losses.total, losses.pg, losses.distill, losses.imitate)])
+            clipped += losses.clipped
+            ratio_sum += losses.ratio_sum
+            pg_tokens += losses.pg_tokens
+        return StepReport(
+            loss=float(totals[0]),
+            pg_loss=float(totals[1]),
+            distill_loss=float(totals[2]),
+            imitate_loss=float(totals[3]),
+            grad_norm=0.0,
+            trained_tokens=sum(len(s.completion_ids) for s in rows),
+            applied=False,
+            reason="",
+            diagnostics={
+                "rows/trained": float(len(rows)),
+                "tokens/distill": denominators.distill,
+                "tokens/imitate": float(sum(int(_active(s, s.imitate_weight).sum()) for s in samples)),
+                "ratio/mean": ratio_sum / pg_tokens if pg_tokens else 1.0,
+                "ratio/clip_fraction": clipped / pg_tokens if pg_tokens else 0.0,
+            },
+        )
+
+    def _losses(
+        self, logits_NV: torch.Tensor, batch: MicroBatch, rows: list[TrainSample], denominators: Denominators
+    ) -> _Losses:
+        streams = _Streams(rows, logits_NV.device)
+        logprobs_N = token_logprobs(logits_NV, batch.response_N, temperature=self.config.temperature)
+        loss = self.config.loss
+        pg_terms = -clipped_surrogate(
+            logprobs_N,
+            streams.behaviour_N.to(logprobs_N.dtype),
+            streams.advantages_N.to(logprobs_N.dtype),
+            clip_low=loss.clip_low,
+            clip_high=loss.clip_high,
+            dual_clip=loss.dual_clip,
+        )
+        pg = channel_sum(pg_terms, streams.pg_N.to(logprobs_N.dtype), denominators.pg)
+        imitate = self._imitate(logprobs_N, streams, denominators.imitate)
+        distill = self._distill(logits_NV, rows, denominators.distill)
+        total = joint(
+            pg,
+            distill,
+            imitate,
+            distill_coefficient=self.config.distillation.weight,
+            imitate_coefficient=self.config.refinement.weight,
+        )
+        on_N = streams.pg_N > 0
+        ratio_N = torch.exp((logprobs_N.detach() - streams.behaviour_N)[on_N])
+        outside = (ratio_N < 1 - loss.clip_low) | (ratio_N > 1 + loss.clip_high)
+        return _Losses(total, pg, distill, imitate, float(outside.sum()), float(ratio_N.sum()), float(on_N.sum()))
+
+    def _imitate(self, logprobs_N: torch.Tensor, streams: _Streams, denominator: float) -> torch.Tensor:
+        if not bool((streams.imitate_N > 0).any()):
+            return logprobs_N.new_zeros(())
+        refinement = self.config.refinement
+        terms_N = -refinement_objective(
+            logprobs_N,
+            streams.advantages_N.to(logprobs_N.dtype),
+            mode=refinement.ratio_mode,
+            gamma=refinement.gamma,
+            start_logprobs_N=streams.behaviour_N.to(logprobs_N.dtype),
+            guided_logprobs_N=streams.guided_N.to(logprobs_N.dtype),
+        )
+        return channel_sum(terms_N, streams.imitate_N.to(logprobs_N.dtype), denominator)
+
+    def _distill(self, logits_NV: torch.Tensor, rows: list[TrainSample], denominator: float) -> torch.Tensor:
+        weights = np.concatenate([s.distill_weight * _distilled(s) for s in rows])
+        wanted = np.flatnonzero(weights)
+        targets = [s.teacher for s in rows if s.teacher is not None]
+        if wanted.size == 0 or not targets:
+            return logits_NV.new_zeros((), dtype=torch.promote_types(logits_NV.dtype, torch.float32))
+        k = targets[0].ids_TK.shape[1]
+        ids = np.concatenate([_teacher_ids(s, k) for s in rows])[wanted]
+        teacher = np.concatenate([_teacher_logprobs(s, k) for s in rows])[wanted]
+        device = logits_NV.device
+        rows_N = torch.as_tensor(wanted, device=device)
+        student_NK = gather_logprobs(
+            logits_NV[rows_N], torch.as_tensor(ids, device=device), temperature=self.config.temperature
+        )
+        options = self.config.distillation
+        terms_N = topk_tail_divergence(
+            student_NK,
+            torch.as_tensor(teacher, device=device, dtype=student_NK.dtype),
+            kind=options.divergence,
+            jsd_alpha=options.jsd_alpha,
+            tail=options.tail,
+            whole_vocabulary=k >= logits_NV.shape[-1],
+        )
+        return channel_sum(terms_N, torch.as_tensor(weights[wanted], device=device, dtype=terms_N.dtype), denominator)
+
+
+class _Losses(NamedTuple):
+    total: torch.Tensor
+    pg: torch.Tensor
+    distill: torch.Tensor
+    imitate: torch.Tensor
+    clipped: float
+    ratio_sum: float
+    pg_tokens: float
+
+
+class _Streams:
+    """The per-token streams of a micro-batch, flattened to [N] in the order of its response tokens."""
+
+    def __init__(self, rows: Sequence[TrainSample], device: torch.device) -> None:
+        def flat(parts: list[Array]) -> torch.Tensor:
+            return torch.as_tensor(np.concatenate(parts), device=device)
+
+        self.behaviour_N = flat([s.behaviour_logprobs for s in rows])
+        self.advantages_N = flat([s.advantages for s in rows])
+        self.pg_N = flat([s.pg_weight * s.loss_mask for s in rows])
+        self.imitate_N = flat([s.imitate_weight * s.loss_mask for s in rows])
+        self.guided_N = flat([s.behaviour_logprobs if s.guided_logprobs is None else s.guided_logprobs for s in rows])
+
+
+def _active(sample: TrainSample, weight_T: Array) -> Array:
+    return ((weight_T * sample.loss_mask) > 0).astype(np.float64)
+
+
+def _distilled(sample: TrainSample) -> Array:
+    """1 where a token is really distilled: weighted, unmasked and with a usable teacher. Missing is a mask, never 0."""
+    if sample.teacher is None:
+        return np.zeros(len(sample.completion_ids))
+    return _active(sample, sample.distill_weight) * sample.teacher.mask_T
+
+
+def _carries_gradient(sample: TrainSample) -> bool:
+    moved = (np.abs(sample.advantages) * (sample.pg_weight + sample.imitate_weight) * sample.loss_mask).any()
+    return bool(moved or _distilled(sample).any())
+
+
+def _teacher_ids(sample: TrainSample, k: int) -> np.ndarray:
+    if sample.teacher is None:
+        return np.zeros((len(sample.completion_ids), k), dtype=np.int64)
+    return sample.teacher.ids_TK
+
+
+def _teacher_logprobs(sample: TrainSample, k: int) -> np.ndarray:
+    if sample.teacher is None:
+        return np.zeros((len(sample.completion_ids), k))
+    return sample.teacher.logprobs_TK
+
+
+def _skipped(reason: str, *, sums: StepReport | None = None, norm: float = 0.0) -> StepReport:
+    if sums is not None:
+        return sums._replace(applied=False, reason=reason, grad_norm=norm)
+    return StepReport(
+        loss=0.0,
+        pg_loss=0.0,
+        distill_loss=0.0,
+        imitate_loss=0.0,
+        grad_norm=norm,
+        trained_tokens=0,
+        applied=False,
+        reason=reason,
+        diagnostics={},
+    )
