@@ -86,6 +86,7 @@ class ReplyContext:
     usage: Usage = NOTHING_USED
     latency_s: float = 0.0
     bounds: DirectiveFilter = _DEFAULT_BOUNDS
+    asked: tuple[Message, ...] = ()
 
 
 def asker_from(config: PromptedCriticConfig) -> Asker:
@@ -115,7 +116,7 @@ def read_reply(text: str, request: CriticRequest, context: ReplyContext) -> Crit
         reply = parse_reply(text).reply
     except CriticMalformedError as error:
         return failed(request, error, context, reply=text)
-    parts = split(reply, request, bounds=context.bounds)
+    parts = split(reply, request, bounds=context.bounds, asked="\n".join(m.content for m in context.asked))
     return Critique(
         rollout_id=request.rollout_id,
         critic=context.critic,

@@ -76,6 +76,7 @@ class RecordedCritic:
             usage=exchange.usage,
             latency_s=exchange.latency_s,
             bounds=self._bounds,
+            asked=exchange.messages,
         )
         if exchange.outcome in _ANSWERED:
             return read_reply(exchange.reply, request, context)

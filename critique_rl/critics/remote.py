@@ -37,7 +37,8 @@ class RemoteCritic:
         thread: LoopThread | None = None,
         spent: Spent | None = None,
     ) -> None:
-        """`spent` is what the run had used before, after a resume. Raises PromptError, CriticSetupError."""
+        """`spent` is what the run had used before; by default what `store` says was paid for, so that a resumed run
+        goes on with what is left of its budget. Raises PromptError, CriticSetupError."""
         self.name = config.name or f"{config.kind}:{config.model}"
         self._config = config
         self._transport = transport
@@ -46,7 +47,8 @@ class RemoteCritic:
         self._asker: Asker = asker_from(config)
         self._bounds: DirectiveFilter = bounds_from(config)
         self._sampling = sampling_of(config)
-        self._pool = CallPool(limits_from(config), SpendMeter(budget_from(config), spent=spent), thread=thread)
+        used = spent_in(store) if spent is None and store is not None else spent
+        self._pool = CallPool(limits_from(config), SpendMeter(budget_from(config), spent=used), thread=thread)
         self._answered = False
         self._closed = False
 
@@ -91,6 +93,7 @@ class RemoteCritic:
             usage=answer.usage if answer else NOTHING_USED,
             latency_s=result.latency_s,
             bounds=self._bounds,
+            asked=asked,
         )
         if answer is not None:
             critique = read_reply(self._redact.text(answer.text), request, context)
@@ -135,6 +138,20 @@ class RemoteCritic:
             completion_tokens=completion_tokens,
             cost_usd=self._transport.price_usd(prompt_tokens, completion_tokens),
         )
+
+
+def spent_in(store: ExchangeStore) -> Spent:
+    """What the exchanges in a store have used, sends and prices included."""
+    used = Spent()
+    for exchange in store:
+        cost = exchange.usage.cost_usd
+        used = Spent(
+            calls=used.calls + exchange.attempts,
+            tokens=used.tokens + exchange.usage.prompt_tokens + exchange.usage.completion_tokens,
+            cost_usd=used.cost_usd + (cost or 0.0),
+            unpriced_calls=used.unpriced_calls + (cost is None and exchange.usage.completion_tokens > 0),
+        )
+    return used
 
 
 def sampling_of(config: RemoteCriticConfig) -> Mapping[str, SamplingValue]:

@@ -19,6 +19,7 @@ INJECTION = "holds role tags, template tokens or instructions about instructions
 DISAGREES = "verdict disagrees with the verifier"
 EMPTY = "is empty"
 DUPLICATE = "repeats an earlier directive"
+ECHO = "repeats what the critic was sent"
 
 _INJECTION = re.compile(
     r"<\|[^\s|]{1,40}\|>|<\uff5c"
@@ -50,9 +51,15 @@ class SplitReply(NamedTuple):
     dropped: tuple[tuple[str, str], ...]
 
 
-def split(reply: CriticReply, request: CriticRequest, *, bounds: DirectiveFilter | None = None) -> SplitReply:
-    """Split a reply to one attempt. Scalars pass as they are; each directive is accepted or dropped with a reason."""
+def split(
+    reply: CriticReply, request: CriticRequest, *, bounds: DirectiveFilter | None = None, asked: str = ""
+) -> SplitReply:
+    """Split a reply to one attempt. Scalars pass as they are; each directive is accepted or dropped with a reason.
+
+    `asked` is the text that the critic was sent: a directive that only repeats words of it advises nothing.
+    """
     bounds = bounds or DirectiveFilter()
+    asked = _plain(asked)
     disagreement = disagrees(reply.verdict, request)
     kept: list[Directive] = []
     dropped: list[tuple[str, str]] = []
@@ -60,6 +67,8 @@ def split(reply: CriticReply, request: CriticRequest, *, bounds: DirectiveFilter
     for item in reply.directives:
         text = " ".join(item.text.split())
         reason = DISAGREES if disagreement else _refusal(item.text, text, request, bounds)
+        if not reason and asked and _plain(text) in asked:
+            reason = ECHO
         if not reason and text.casefold() in seen:
             reason = DUPLICATE
         if not reason and len(kept) >= bounds.max_directives:
@@ -74,6 +83,10 @@ def split(reply: CriticReply, request: CriticRequest, *, bounds: DirectiveFilter
         Evaluative(criterion=name, value=value, confidence=reply.confidence) for name, value in reply.scores.items()
     )
     return SplitReply(evaluative=evaluative, directives=tuple(kept), verdict=reply.verdict, dropped=tuple(dropped))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def disagrees(verdict: Literal["correct", "incorrect"] | None, request: CriticRequest) -> bool:

@@ -105,3 +105,10 @@ def test_a_verdict_against_the_verifier_costs_the_directives(
     assert bool(parts.directives) is not differs
     assert parts.verdict == verdict
     assert [reason for _, reason in parts.dropped] == [splitting.DISAGREES] * differs
+
+
+def test_a_directive_that_repeats_the_critics_prompt_is_dropped() -> None:
+    asked = 'Reply as JSON: {"directives": [{"text": "one instruction,  at most 60 words"}]}'
+    parts = split(reply("One instruction, at most 60 words", "Carry the one."), request(), asked=asked)
+    assert [d.text for d in parts.directives] == ["Carry the one."]
+    assert parts.dropped == (("One instruction, at most 60 words", splitting.ECHO),)
