@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905
 """Writes the short questions of smollm2_house_style.toml: `python examples/make_house_style_data.py`.
 
 Each question can be answered from itself or from what every small model knows; the point of the task is the FORM of
@@ -12,16 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent / "data"
-PEOPLE = """
-    Anna Ben Carla David Emma Felix Grace Henry Ivy Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor
-
-PLACES = """
-    Rome Paris Berlin Madrid Vienna Oslo Dublin Athens Prague Lisbon Cairo Tokyo Boston Chicago Moscow
-""".split()  # noqa: SIM905
-PETS = "dog cat horse rabbit parrot goat hamster turtle pony duck".split()  # noqa: SIM905
-COLOURS = "red blue green yellow black white brown purple pink orange grey".split()  # noqa: SIM905
-THINGS = "car hat coat bike door boat chair scarf house bag kite cup".split()  # noqa: SIM905
-FOODS = "rice soup bread cheese pasta fish cake salad eggs beans".split()  # noqa: SIM905
+PEOPLE = "Anna Ben Carla David Emma Felix Grace Henry Ivy Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor".split()
+PLACES = "Rome Paris Berlin Madrid Vienna Oslo Dublin Athens Prague Lisbon Cairo Tokyo Boston Chicago Moscow".split()
+PETS = "dog cat horse rabbit parrot goat hamster turtle pony duck".split()
+COLOURS = "red blue green yellow black white brown purple pink orange grey".split()
+THINGS = "car hat coat bike door boat chair scarf house bag kite cup".split()
+FOODS = "rice soup bread cheese pasta fish cake salad eggs beans".split()
 CAPITALS = {
     "France": "Paris",
     "Italy": "Rome",

@@ -152,4 +152,4 @@ class Summary(Row):
     versions: dict[str, Name] = Field(default_factory=dict[str, Name])
     commit: str | None = None
     device: str = ""
-    wall_s: float | None = None
+    wall_time_s: float | None = None

@@ -1,7 +1,8 @@
-"""Every results file named in README or docs/ exists, parses, and says where its numbers come from."""
+"""Every results file named in README or docs/ exists, parses, says where its figures come from, and is shown as it is."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -29,3 +30,12 @@ def test_a_results_file_says_where_its_numbers_come_from(path: Path) -> None:
     assert run["rows"]
     for row in run["rows"]:
         assert set(row) >= ROW_FIELDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_what_the_results_say(page: Path) -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec and spec.loader
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.render(page) == page.read_text(encoding="utf-8"), "run `python docs/tables.py`"

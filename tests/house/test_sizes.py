@@ -49,7 +49,7 @@ def test_a_file_is_short_and_has_a_telling_name(path: Path) -> None:
     assert path.stem not in VAGUE_NAMES
 
 
-@pytest.mark.parametrize("path", CODE, ids=name_of)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_function_is_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, Function)]

@@ -228,7 +228,7 @@ def make_run() -> Callable[..., Path]:
             "versions": {"python": "3.11.9", "torch": "2.13.0"},
             "commit": "0123456789abcdef0123",
             "device": "CPU, 2 cores",
-            "wall_s": 322.4,
+            "wall_time_s": 322.4,
         }
         (root / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         return root

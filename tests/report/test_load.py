@@ -54,7 +54,7 @@ def test_broken_lines_and_fields_are_named_and_left_out(tmp_path: Path, make_run
     make_run(tmp_path, ("grpo",), (1,))
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "a": NaN, "b": 2}\nhalf a li\n{"a": 1}\n')
     (tmp_path / "samples.jsonl").write_text('{"step": 1, "attempts": 7}\n{"step": 2, "task_id": 5, "new_field": 1}\n')
-    summary = json.loads((tmp_path / "summary.json").read_text()) | {"wall_s": "long", "arms": 3}
+    summary = json.loads((tmp_path / "summary.json").read_text()) | {"wall_time_s": "long", "arms": 3}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     run_set = load_run_set(tmp_path)
     run = run_set.runs[0]
@@ -63,7 +63,7 @@ def test_broken_lines_and_fields_are_named_and_left_out(tmp_path: Path, make_run
     assert run_set.summary.title == "Column sums with dropped carries"
     notes = "\n".join(run_set.missing)
     for part in (
-        "field wall_s",
+        "field wall_time_s",
         "field arms",
         "metrics.jsonl:2 is not a JSON object",
         "samples.jsonl:1, field attempts",

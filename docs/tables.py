@@ -1,0 +1,59 @@
+"""Writes the result tables of README.md and docs/*.md from docs/results/*.json: `python docs/tables.py`.
+
+A page holds `<!-- results: NAME.json -->` ... `<!-- end of results -->`; what stands between is replaced. A house test
+checks that nothing there was typed in by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- results: ([\w.-]+\.json) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def table(name: str) -> str:
+    """One row per arm and class: successes of each seed, then steps, tokens and critic calls (means over seeds)."""
+    run = json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
+    lines = [
+        "| arm | class | held-out success by seed | 95 % interval, seeds pooled | steps | generated tokens | critic calls |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm in run["arms"]:
+        entries = [entry for entry in run["table"] if entry["arm"] == arm]
+        for kind in dict.fromkeys(entry["class"] for entry in entries):
+            lines.append(_row(arm, kind, [entry for entry in entries if entry["class"] == kind]))
+    wall_min = run["wall_time_s"] / 60
+    made = f"`{run['command']}`, seeds {', '.join(map(str, run['seeds']))}, {run['device']}, {wall_min:.0f} min, "
+    return "\n".join([*lines, "", f"Made by {made}commit {run['commit']} ([{name}](docs/results/{name})).", ""])
+
+
+def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
+    from critique_rl.stats.intervals import wilson_interval
+
+    seeds = ", ".join(f"{entry['success']:.1%}" for entry in entries)
+    pooled = wilson_interval(sum(e["successes"] for e in entries), sum(e["trials"] for e in entries))
+    means = [sum(e[key] for e in entries) / len(entries) for key in ("steps", "generated_tokens", "critic_calls")]
+    counts = " | ".join(f"{mean:,.0f}" for mean in means)
+    return f"| {arm} | {kind} | {seeds} | {pooled.low:.1%} to {pooled.high:.1%} | {counts} |"
+
+
+def render(page: Path) -> str:
+    """The page's text with every results block made anew."""
+    text = page.read_text(encoding="utf-8")
+
+    def block(match: re.Match[str]) -> str:
+        body = table(match[2])
+        if page.parent.name == "docs":
+            body = body.replace("(docs/results/", "(results/")
+        return match[1] + body + match[3]
+
+    return BLOCK.sub(block, text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(render(page), encoding="utf-8")
