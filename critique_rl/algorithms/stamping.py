@@ -52,12 +52,15 @@ def advantages_of(
 ) -> GroupAdvantages:
     """Centred advantages over the scorable rollouts and, if used, the accepted refinements.
 
-    A rollout whose verifier failed is no evidence: it neither gets an advantage nor enters the baseline.
+    A rollout whose verifier failed is no evidence: it neither gets an advantage nor enters the baseline. Where it
+    failed on every rollout there is no baseline, and nothing moves.
     """
     scorable = [i for i, score in enumerate(group.scores) if score.status is not ScoreStatus.ERROR]
     known = torch.tensor([rewards[i] for i in scorable], dtype=torch.float64)
     injected = accepted(group) if use_refinements else []
     moved: list[float | None] = [None] * len(rewards)
+    if not scorable:
+        return GroupAdvantages(moved, [0.0] * len(injected))
     if injected:
         refined = torch.tensor([r.score.reward for r in injected], dtype=torch.float64)
         both = union_advantages(known, refined, baseline=baseline, scale=scale)

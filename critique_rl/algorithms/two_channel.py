@@ -13,7 +13,7 @@ from typing import Literal
 
 from critique_rl.algorithms.stamping import advantages_of, blank, stamp_imitation, stamp_pg, stamp_targets
 from critique_rl.config.algorithm import TwoChannelConfig
-from critique_rl.types import CriticOutcome, Group, TrainSample
+from critique_rl.types import CriticOutcome, Group, ScoreStatus, TrainSample
 
 
 class TwoChannel:
@@ -43,13 +43,17 @@ class TwoChannel:
         return samples
 
     def _rewards(self, group: Group) -> list[float]:
-        """Verified rewards, plus the critic's scores where the verifier is flat and the critic scored every rollout."""
+        """Verified rewards, plus the critic's scores where the verifier is flat and the critic scored every rollout.
+
+        Rollouts whose verifier failed are no evidence: they neither break the tie nor need a critic's score.
+        """
         verified = [score.reward for score in group.scores]
-        scored = [self._critic_score(group, rollout.id) for rollout in group.rollouts]
-        if len(set(verified)) > 1 or any(value is None for value in scored):
+        judged = [i for i, score in enumerate(group.scores) if score.status is not ScoreStatus.ERROR]
+        scored = {i: self._critic_score(group, group.rollouts[i].id) for i in judged}
+        if len({verified[i] for i in judged}) > 1 or any(value is None for value in scored.values()):
             return verified
         weight = self.config.critic_score_weight
-        return [r + weight * value for r, value in zip(verified, scored, strict=True) if value is not None]
+        return [r + weight * (scored.get(i) or 0.0) for i, r in enumerate(verified)]
 
     def _critic_score(self, group: Group, rollout_id: str) -> float | None:
         """Mean of the critic's criteria in [0, 1], or None: a missing score is missing, never 0."""

@@ -1,13 +1,14 @@
 """Sampling with transformers' own `generate`, in batches of bounded size.
 
 Owns: seeds, padding side, end tokens and the behaviour log-probs. Must not know: tasks, rewards, training.
-Trap: a model's generation config may carry top-k or top-p; behaviour log-probs are only right without them, so every
-sampling option is set here and none is inherited.
+Trap: `generate` fills every option that is left unset from the model's generation config (top-p, repetition penalty and
+more); behaviour log-probs are only right without them, so that config is set aside while sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -61,22 +62,11 @@ class HFEngine:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
             attention[row, width - len(prompt) :] = 1
-        options = GenerationConfig(
-            max_new_tokens=max_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature if temperature > 0 else 1.0,
-            top_k=0,
-            top_p=1.0,
-            eos_token_id=list(self.end_ids),
-            pad_token_id=self.pad_id,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        with self.accelerator.autocast():
+        with self._own_defaults_aside(), self.accelerator.autocast():
             output = self.model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=ids.to(self.model.device),
                 attention_mask=attention.to(self.model.device),
-                generation_config=options,
+                generation_config=self._options(max_tokens, temperature),
             )
         sampled_BT = cast(torch.Tensor, output.sequences)[:, width:]
         steps = cast("tuple[torch.Tensor, ...]", output.logits)
@@ -88,6 +78,27 @@ class HFEngine:
             dim=1,
         )
         return [self._cut(*row) for row in zip(sampled_BT.tolist(), logprobs_BT.tolist(), strict=True)]
+
+    def _options(self, max_tokens: int, temperature: float) -> GenerationConfig:
+        # Sampling options of a greedy search are refused with a warning.
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        return GenerationConfig(
+            max_new_tokens=max_tokens,
+            eos_token_id=list(self.end_ids),
+            pad_token_id=self.pad_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **(sampling if temperature > 0 else {"do_sample": False}),
+        )
+
+    @contextmanager
+    def _own_defaults_aside(self) -> Generator[None]:
+        own = self.model.generation_config
+        self.model.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            self.model.generation_config = own
 
     def _cut(self, ids: list[int], logprobs: list[float]) -> Completion:
         """Keep ids up to and including the first end token: whatever follows is padding."""

@@ -33,7 +33,13 @@ def micro_batches(
     pad_id: int,
     device: torch.device,
 ) -> Iterator[MicroBatch]:
-    """Sort by length and cut so that rows x longest row <= max_tokens (a single longer row goes alone)."""
+    """Sort by length and cut so that rows x longest row <= max_tokens (a single longer row goes alone).
+
+    Errors: ValueError for an empty prompt, after which nothing predicts the first response token.
+    """
+    if not all(prompts):
+        empty = next(i for i, prompt in enumerate(prompts) if not prompt)
+        raise ValueError(f"prompt {empty} holds no token; wanted at least one, such as a beginning-of-text id")
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) + len(completions[i]), i))
     rows: list[int] = []
     for i in order:

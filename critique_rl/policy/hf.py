@@ -12,11 +12,12 @@ from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from critique_rl.errors import CheckpointError
 from critique_rl.policy.codec import PromptCodec
 from critique_rl.policy.head import ResponseHead
+from critique_rl.policy.load import read_weights
 from critique_rl.policy.scoring import Scorer
 from critique_rl.policy.step import StepConfig, TwoChannelStep
 from critique_rl.protocols import StepReport
@@ -93,12 +94,15 @@ class HFPolicy:
         torch.save(state, directory / "optimizer.pt")
 
     def restore(self, directory: Path) -> None:
-        """Load what `save` wrote. Errors: CheckpointError naming the file."""
+        """Load what `save` wrote. Errors: CheckpointError naming the directory; do not train on after one."""
         try:
-            saved = AutoModelForCausalLM.from_pretrained(directory / "policy", dtype=self.model.dtype)
+            saved = read_weights(directory / "policy", self.model.dtype)
             state = torch.load(directory / "optimizer.pt", weights_only=True, map_location=self.accelerator.device)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"checkpoint {str(directory)!r} cannot be read: {error}") from error
-        self.model.load_state_dict(saved.state_dict(), strict=True)
-        self.train_step.optimizer.load_state_dict(state["optimizer"])
-        self.train_step.steps_taken = int(state["steps_taken"])
+            steps_taken = int(state["steps_taken"])
+            self.model.load_state_dict(saved.state_dict(), strict=True)
+            self.train_step.optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:  # torch's and safetensors' readers raise kinds of their own for a broken file
+            raise CheckpointError(
+                f"checkpoint {str(directory)!r} cannot be read: {type(error).__name__}: {error}; delete it to go back"
+            ) from error
+        self.train_step.steps_taken = steps_taken

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from critique_rl.config.run import PolicyConfig
-from critique_rl.errors import MissingExtraError, ModelError
+from critique_rl.errors import CritiqueRLError, MissingExtraError, ModelError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -30,22 +30,43 @@ def load_policy(config: PolicyConfig, *, lab_directory: Path) -> Loaded:
     Weights are kept in float32 (float64 if asked): bfloat16 is a compute type under autocast, never the master copy.
     Errors: ModelError with what was looked for and what to do.
     """
-    name = str(lab_directory) if config.model == "lab" else config.model
+    name = str(lab_directory) if config.model == "lab" else str(Path(config.model).expanduser())
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     if _looks_like_a_path(name) and not Path(name).is_dir():
         raise ModelError(f"policy.model: the directory {name!r} does not exist; give a model directory or a Hub name")
+    if config.gguf_file is None and Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ModelError(
+            f"policy.model: the directory {name!r} holds no config.json, so it is no transformers model; "
+            "give the directory that save_pretrained wrote, or set policy.gguf_file"
+        )
+    if config.gguf_file is not None and Path(name).is_dir() and not (Path(name) / config.gguf_file).is_file():
+        raise ModelError(f"policy.gguf_file: there is no {config.gguf_file!r} in the directory {name!r}")
     try:
         if config.gguf_file is not None:
             return _from_gguf(name, config.gguf_file, dtype)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+        return _ready(read_weights(name, dtype), tokenizer)
+    except CritiqueRLError:
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors and gguf each raise kinds of their own
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"policy.model: {config.model!r} could not be loaded: {first_line} "
             "(wanted: a transformers causal LM by Hub name or directory; for GGUF weights set policy.gguf_file)"
         ) from error
-    return _ready(model, tokenizer)
+
+
+def read_weights(name: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A saved causal LM. Errors: as transformers raises them, and ValueError where it would only warn: weights that
+    are in no file, which it fills with random numbers."""
+    model, found = cast(
+        "tuple[PreTrainedModel, dict[str, set[str]]]",
+        AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True),
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} weights are in none of its files, among them {missing[0]!r}")
+    return model
 
 
 def _from_gguf(name: str, gguf_file: str, dtype: torch.dtype) -> Loaded:

@@ -7,8 +7,8 @@ Legend: N response tokens of a micro-batch, V vocabulary, K support size.
 
     L = L_pg / D_pg + w_d * L_distill / D_distill + w_i * L_imitate / D_imitate
 
-Each D counts that channel's own tokens over the whole batch (every rank, every micro-batch), so no channel dilutes
-another and no split of the batch changes the gradient.
+Each D counts that channel's own tokens over the whole batch, before it is cut into micro-batches, so no channel dilutes
+another and no split of the batch changes the gradient. One process: nothing is reduced over ranks yet.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class TwoChannelStep:
         norm = float(
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm).item()
         )
-        if not np.isfinite(norm):
+        if not np.isfinite(norm) or not np.isfinite(sums.loss):
             self.optimizer.zero_grad(set_to_none=True)
-            return _skipped(f"the gradient norm is {norm}", sums=sums, norm=norm)
+            return _skipped(f"the loss is {sums.loss}, the gradient norm {norm}", sums=sums, norm=norm)
         warmup = self.config.optimizer.warmup_steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optimizer.learning_rate * min(1.0, (self.steps_taken + 1) / max(1, warmup))
