@@ -19,7 +19,8 @@ from critique_rl.config import algorithm as methods
 from critique_rl.config import critic as critics
 from critique_rl.config import rewards as judges
 from critique_rl.config import tasks as sources
-from critique_rl.config.run import RunConfig
+from critique_rl.config.algorithm import DistillationConfig
+from critique_rl.config.run import NEEDS, RunConfig
 from critique_rl.critics.recorded import recorded_critic
 from critique_rl.critics.rules import rules_critic
 from critique_rl.critics.scripted import scripted_critic
@@ -27,6 +28,7 @@ from critique_rl.engines.hf import HFEngine
 from critique_rl.errors import ConfigError
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.lab.critic import LabCritic
+from critique_rl.lab.packaged import policy_dir
 from critique_rl.lab.tasks import LabTasks
 from critique_rl.loop.train import Parts
 from critique_rl.policy.hf import HFPolicy
@@ -42,8 +44,6 @@ from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
 from critique_rl.schedule.plateau import PlateauTracker
 from critique_rl.tasks.jsonl import JsonlTasks
 from critique_rl.tasks.reasoning_gym_tasks import ReasoningGymTasks
-
-LAB_POLICY = Path(__file__).parent / "lab" / "policy"
 
 
 def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None) -> Parts:
@@ -63,7 +63,7 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None)
     reward.check([*tasks.held_out(), *tasks.batch(0, config.rollout.prompts_per_step, seed=config.seed)])
     critic = build_critic(config.critic, exchanges=exchanges) if config.critic is not None else None
     accelerator = build_accelerator(config)
-    loaded = load_policy(config.policy, lab_directory=LAB_POLICY)
+    loaded = load_policy(config.policy, lab_directory=policy_dir())
     policy = HFPolicy(loaded.model, loaded.tokenizer, accelerator, step_config(config))
     engine = HFEngine(
         policy.model,
@@ -100,11 +100,12 @@ def build_accelerator(config: RunConfig) -> Accelerator:
 
 
 def step_config(config: RunConfig) -> StepConfig:
-    """The part of a run's config that the training step reads."""
+    """The part of a run's config that the training step reads; no second model where no teacher is asked."""
+    taught = "distillation" in NEEDS[config.algorithm.name]
     return StepConfig(
         loss=config.loss,
         refinement=config.refinement,
-        distillation=config.distillation,
+        distillation=config.distillation if taught else DistillationConfig(teacher="live"),
         optimizer=config.optimizer,
         temperature=config.rollout.temperature,
         max_completion_tokens=config.rollout.max_tokens,

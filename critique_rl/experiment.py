@@ -15,6 +15,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from critique_rl.config.load import RunFile, dump, load_resolved, resolve
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import CheckpointError, ConfigError
 from critique_rl.loop.checkpoint import latest_checkpoint
-from critique_rl.loop.train import Trainer
+from critique_rl.loop.train import Progress, Trainer
 from critique_rl.report.page import write_report
 from critique_rl.trackers.console import ConsoleTracker
 from critique_rl.trackers.fanout import FanoutTracker
@@ -49,8 +50,8 @@ class PlannedRun:
 
 def plan(run_file: RunFile, output: Path, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
     """Every run of a file, all validated before the first one starts. Errors: ConfigError."""
-    chosen_arms: list[str | None] = [*arms] or [*run_file.arms] or [None]
-    chosen_seeds: list[int | None] = [*seeds] or [*run_file.seeds] or [None]
+    chosen_arms: list[str | None] = [*dict.fromkeys(arms)] or [*run_file.arms] or [None]
+    chosen_seeds: list[int | None] = [*dict.fromkeys(seeds)] or [*dict.fromkeys(run_file.seeds)] or [None]
     runs: list[PlannedRun] = []
     for seed in chosen_seeds:
         for arm in chosen_arms:
@@ -67,11 +68,13 @@ def run_all(
 ) -> Path:
     """Run each planned run (those already finished are kept on resume); return the report's path."""
     started = time.monotonic()
+    for check in checks:
+        _judged(check, [])
     rows: list[Json] = []
     for planned in runs:
         rows.append(run_one(planned, resume=resume))
         summary = _overall(runs, rows, output, title=title, checks=checks, command=command)
-        summary["wall_s"] = round(time.monotonic() - started, 1)
+        summary["wall_time_s"] = round(time.monotonic() - started, 1)
         _write_json(output / "summary.json", summary)
         if rows[-1]["stopped_because"] == "interrupted":
             break
@@ -82,16 +85,13 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
     """Train one run to its budget and return its summary. Errors: every CritiqueRLError; what is on disk stays."""
     directory = planned.directory
     saved = latest_checkpoint(directory / "checkpoints") if resume else None
-    if saved is not None and load_resolved(directory / "config.json") != planned.config:
-        raise ConfigError(
-            f"{directory}: the run to resume was started with another config (see its config.json); "
-            "resume with the same run file and overrides, or choose another --output"
-        )
-    step = int(cast(int, cast(Json, saved.state["progress"])["step"])) if saved else None
-    if resume and (directory / "summary.json").exists() and len(list(directory.glob("checkpoints/step-*"))):
-        done = cast(Json, json.loads((directory / "summary.json").read_text(encoding="utf-8")))
-        if done.get("result") and cast(Json, done["result"]).get("stopped_because") != "interrupted":
-            return cast(Json, done["result"])
+    if saved is not None:
+        earlier = load_resolved(directory / "config.json")
+        _check_same_run(directory, earlier, planned.config)
+        done = _finished_result(planned) if earlier == planned.config else None
+        if done is not None:
+            return done
+    step = Progress.from_json(cast(Json, saved.state["progress"])).step if saved else None
     files = JsonlTracker(directory, resume_step=-1 if resume and saved is None else step)
     title = f"{planned.arm} · seed {planned.seed}"
     tracker = FanoutTracker([files, ConsoleTracker(title=title)])
@@ -110,8 +110,28 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
         tracker.close()
     result = summarise(planned, trainer)
     overall = _overall([planned], [result], directory, title=planned.config.title, checks=[], command="")
-    _write_json(directory / "summary.json", {**overall, "result": result})
+    _write_json(directory / "summary.json", overall)
     return result
+
+
+def _check_same_run(directory: Path, earlier: RunConfig, wanted: RunConfig) -> None:
+    """A run is resumed with the config it was started with; only its budget may change."""
+    changed = [name for name in RunConfig.model_fields if getattr(earlier, name) != getattr(wanted, name)]
+    if set(changed) - {"budget"}:
+        raise ConfigError(
+            f"{directory}: the run to resume was started with another config: {', '.join(changed)} differ from its "
+            "config.json; resume with the same run file and overrides, or choose another --output"
+        )
+
+
+def _finished_result(planned: PlannedRun) -> Json | None:
+    """What an earlier call of `run_one` returned, if that run came to its end; a broken summary is made anew."""
+    try:
+        summary = json.loads((planned.directory / "summary.json").read_text(encoding="utf-8"))
+        rows = [row for row in summary["results"] if (row["arm"], row["seed"]) == (planned.arm, planned.seed)]
+        return cast(Json, rows[0]) if rows[0]["stopped_because"] != "interrupted" else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
 
 
 def summarise(planned: PlannedRun, trainer: Trainer) -> Json:
@@ -160,19 +180,27 @@ def _overall(
         for row in rows
         for kind, result in cast("Mapping[str, Json]", row["end"]).items()
     ]
+    judged = [_judged(check, table) for check in checks]
     return {
         "title": title or runs[0].config.title or runs[0].config.name,
         "arms": list(dict.fromkeys(run.arm for run in runs)),
         "seeds": list(dict.fromkeys(run.seed for run in runs)),
         "runs": {f"{run.arm}/{run.seed}": os.path.relpath(run.directory, output) for run in done},
         "table": table,
-        "checks": [_judged(check, table) for check in checks],
+        "checks": judged,
+        "rows": [*judged, *(_row(entry) for entry in table)],
         "results": list(rows),
         "command": command,
-        "device": device_name(),
+        "device": device_name(cpu=all(run.config.policy.device == "cpu" for run in runs)),
         "versions": {name: version(name) for name in ("critique-rl", "torch", "transformers", "accelerate")},
         "commit": commit(),
     }
+
+
+def _row(entry: Json) -> Json:
+    """A table entry in the form that every figure of the docs is read from."""
+    name = f"{entry['arm']}/seed-{entry['seed']}/{entry['class']}"
+    return {"name": name, "value": entry["success"], "unit": "held-out success", "target": None, "holds": None}
 
 
 def _judged(check: Json, table: Sequence[Json]) -> Json:
@@ -192,9 +220,9 @@ def _judged(check: Json, table: Sequence[Json]) -> Json:
     return {"name": check.get("name"), "value": value, "unit": "success", "target": f"{sign} {bound:g}", "holds": holds}
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor's with its number of usable cores."""
-    if torch.cuda.is_available():
+def device_name(*, cpu: bool = False) -> str:
+    """The accelerator's name, or the processor's with its number of usable cores if `cpu` or if there is no other."""
+    if not cpu and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{platform.machine()} CPU, {cores} cores"
@@ -203,14 +231,17 @@ def device_name() -> str:
 def commit() -> str | None:
     """The checkout's commit, with "+" if tracked files differ from it; None outside a checkout."""
     try:
-        where = Path(__file__).parent
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=where, capture_output=True, text=True)
-        if head.returncode != 0:
-            return None
-        changed = subprocess.run(["git", "status", "-uno", "--porcelain"], cwd=where, capture_output=True, text=True)
-        return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+        if not _git("ls-files", Path(__file__).name):
+            return None  # installed inside of somebody else's checkout
+        head = _git("rev-parse", "--short", "HEAD")
+        return head and head + ("+" if _git("status", "-uno", "--porcelain") else "")
     except OSError:
         return None
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:
@@ -218,8 +249,12 @@ def _write_json(path: Path, data: Mapping[str, object]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            scratch.unlink()
         raise CheckpointError(f"{path} could not be written: {error.strerror}; what is there is whole") from error

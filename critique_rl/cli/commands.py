@@ -64,6 +64,8 @@ def _experiment(path: Path, known: argparse.Namespace, pairs: Overrides, *, resu
 
     first = plan(run_file, Path("."), arms=known.arms, seeds=known.seeds)[0].config
     output = Path(known.output) if known.output else _free(Path(first.output) / first.name, resume=resume)
+    if resume and not _holds_a_run(output):
+        raise ConfigError(f"--resume: {output} holds no run; leave --resume out to start one there")
     runs = plan(run_file, output, arms=known.arms, seeds=known.seeds)
     command = shlex.join(["critique-rl", *sys.argv[1:]])
     report = run_all(runs, output, title=first.title, checks=run_file.checks, command=command, resume=resume)
@@ -90,11 +92,13 @@ def _evaluate(path: Path, known: argparse.Namespace, pairs: Overrides) -> int:
     from dataclasses import asdict
 
     from critique_rl.build import build
+    from critique_rl.config.algorithm import GrpoConfig
     from critique_rl.loop.evaluate import evaluate
     from critique_rl.loop.seeds import derive_seed
     from critique_rl.trackers.fanout import FanoutTracker
 
-    parts = build(config, tracker=FanoutTracker([]))
+    bare = config.model_copy(update={"algorithm": GrpoConfig(), "critic": None})  # nothing but the policy is needed
+    parts = build(bare, tracker=FanoutTracker([]))
     if known.checkpoint:
         parts.policy.restore(Path(known.checkpoint))
     found = evaluate(
@@ -163,14 +167,18 @@ def _free(wanted: Path, *, resume: bool) -> Path:
     return next(path for path in numbered if not path.exists())
 
 
+def _holds_a_run(directory: Path) -> bool:
+    return any(next(directory.glob(pattern), None) for pattern in ("config.json", "*/seed-*/config.json"))
+
+
 def _quiet_libraries() -> None:
     """Progress bars and advice of the libraries would tear the console; their errors still come through."""
     import os
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -63,14 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return commands.dispatch(known, commands.overrides(rest, allowed=known.verb in {"train", "eval", "demo"}))
     except CritiqueRLError as error:
-        print(f"critique-rl: error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except KeyboardInterrupt:
         print("critique-rl: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a file or folder that the run could not use; the message names it
+        return _refuse(str(error))
+
+
+def _refuse(reason: str) -> int:
+    print(f"critique-rl: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 def _experiment_flags(command: argparse.ArgumentParser) -> None:

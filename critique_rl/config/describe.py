@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from critique_rl.config.check import CheckConfig
 from critique_rl.config.run import RunConfig
 
 
 def describe() -> list[str]:
     """One line a key, sections first, alternatives of a section under their `kind` or `name`."""
-    return list(_lines(RunConfig, ""))
+    return [
+        "  seeds (default []): every arm is run at each of these seeds, instead of at `seed`",
+        *_lines(RunConfig, ""),
+        "\n[arms.NAME]  Sections of this arm, laid over those above; every arm is a run of its own.",
+        f"\n[[checks]]  {CheckConfig.__doc__}",
+        *_lines(CheckConfig, "checks."),
+    ]
 
 
 def _lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = list(dict.fromkeys(_models(field.annotation)))
-        where = f"{prefix}{name}"
+        shape = get_origin(field.annotation)
+        where = f"{prefix}{field.alias or name}" + (".NAME" if inner and shape is dict else "")
         if not inner:
             yield _line(where, field)
         for choice in inner:
             tag = next((f for f in ("kind", "name") if f in choice.model_fields and len(inner) > 1), None)
             label = f' with {tag} = "{_literal(choice, tag)}"' if tag else ""
             summary = (choice.__doc__ or "").strip().splitlines()[0]
-            yield f"\n[{where}]{label}  {summary}"
+            head = f"[[{where}]]" if shape is tuple else f"[{where}]"
+            yield f"\n{head}{label}  {summary}"
             yield from _lines(choice, f"{where}.")
 
 

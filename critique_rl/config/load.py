@@ -6,7 +6,9 @@ Must not know: how anything is built.
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.config.check import CheckConfig
+from critique_rl.config.run import NAME, NEEDS, RunConfig
 from critique_rl.errors import ConfigError
 
 Tree = dict[str, object]
@@ -24,13 +27,15 @@ Tree = dict[str, object]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFile:
     """A parsed run file: the base tree, named arms (partial trees laid over it), the seeds to run each at,
-    and `[[checks]]`: bounds on an arm's held-out success that the summary reports on."""
+    and `[[checks]]`: bounds on an arm's held-out success that the summary reports on. `overrides` are in `base`, and
+    are laid over each arm again: what is asked for on the command line holds in every arm."""
 
     base: Tree
     arms: Mapping[str, Tree]
     seeds: tuple[int, ...]
     checks: tuple[Tree, ...]
     source: str
+    overrides: tuple[tuple[str, str], ...] = ()
 
 
 def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunFile:
@@ -48,32 +53,40 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
     seeds = tree.pop("seeds", [])
     if not isinstance(arms, dict) or not all(isinstance(arm, dict) for arm in cast(Tree, arms).values()):
         raise ConfigError(f"{path}: arms must be tables [arms.NAME] of sections to change, got {arms!r}")
-    if not isinstance(seeds, list) or not all(isinstance(s, int) and s >= 0 for s in cast(list[object], seeds)):
+    for arm in cast(Tree, arms):
+        if not re.fullmatch(NAME, arm):
+            raise ConfigError(f"{path}: arms: {arm!r} cannot name a directory; use letters, digits, '.', '_' and '-'")
+    if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in cast(list[object], seeds)):
         raise ConfigError(f"{path}: seeds must be a list of whole numbers >= 0, got {seeds!r}")
-    if not isinstance(checks, list) or not all(isinstance(check, dict) for check in cast(list[object], checks)):
+    if not isinstance(checks, list):
         raise ConfigError(f"{path}: checks must be tables [[checks]] with name, arm, class and a bound, got {checks!r}")
-    for key, value in overrides:
-        _put(tree, key, value)
+    known = [*cast(Tree, arms)] or [str(tree.get("name", "run"))]
+    for number, check in enumerate(cast(list[object], checks), start=1):
+        _check_check(check, known, source=f"{path}: checks, entry {number}")
+    _put_all(tree, overrides)
     return RunFile(
         base=tree,
         arms=cast("dict[str, Tree]", arms),
         seeds=tuple(cast(list[int], seeds)),
         checks=tuple(cast(list[Tree], checks)),
         source=str(path),
+        overrides=tuple(overrides),
     )
 
 
 def resolve(run_file: RunFile, *, arm: str | None = None, seed: int | None = None) -> RunConfig:
-    """The config of one arm at one seed. An arm that changes the algorithm also drops the sections it makes inert."""
+    """The config of one arm at one seed. An arm that changes the algorithm also drops the sections it makes inert, but
+    not those that it sets itself: they are refused."""
     tree = run_file.base
     if arm is not None:
         if arm not in run_file.arms:
             raise ConfigError(f"{run_file.source}: there is no arm {arm!r}; it has {sorted(run_file.arms) or 'none'}")
-        tree = merge(tree, run_file.arms[arm])
-        name = cast(Tree, tree.get("algorithm", {})).get("name", "grpo")
-        needs = NEEDS.get(str(name), frozenset())
-        inert = {"critic", "refinement", "distillation"} - needs
-        tree = {key: value for key, value in tree.items() if key not in inert}
+        tree = copy.deepcopy(merge(tree, run_file.arms[arm]))
+        _put_all(tree, run_file.overrides)
+        algorithm = tree.get("algorithm", {})
+        name = cast(Tree, algorithm).get("name", "grpo") if isinstance(algorithm, dict) else None
+        inert = {"critic", "refinement", "distillation"} - NEEDS.get(str(name), frozenset())
+        tree = {key: value for key, value in tree.items() if key not in inert or key in run_file.arms[arm]}
     if seed is not None:
         tree = {**tree, "seed": seed}
     return validate(tree, source=run_file.source if arm is None else f"{run_file.source} [arms.{arm}]")
@@ -126,8 +139,22 @@ def _fault(error: Mapping[str, object]) -> str:
     where = ".".join(str(part) for part in cast("tuple[object, ...]", error["loc"]))
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{where} is not a known key; see `critique-rl train --help` for where the keys are listed"
+        return f"{where} is not a known key; `critique-rl keys` lists them all"
     return f"{where}: {message} (got {error['input']!r:.80})" if where else message
+
+
+def _check_check(check: object, arms: Sequence[str], *, source: str) -> None:
+    try:
+        arm = CheckConfig.model_validate(check).arm
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_fault(e) for e in error.errors())) from None
+    if arm not in arms:
+        raise ConfigError(f"{source}: there is no arm {arm!r}; the file has {', '.join(arms)}")
+
+
+def _put_all(tree: Tree, overrides: Sequence[tuple[str, str]]) -> None:
+    for key, value in overrides:
+        _put(tree, key, value)
 
 
 def _put(tree: Tree, key: str, text: str) -> None:

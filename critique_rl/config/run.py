@@ -22,6 +22,9 @@ from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.rewards import RewardConfig
 from critique_rl.config.tasks import LabTasksConfig, TasksConfig
 
+NAME = r"^[A-Za-z0-9._-]{1,80}$"
+"""What runs and arms may be called: their names are directories."""
+
 NEEDS: dict[str, frozenset[str]] = {
     "grpo": frozenset(),
     "critique_grpo": frozenset({"critic", "plateau", "refinement"}),
@@ -113,7 +116,7 @@ class ReportConfig(Strict):
 class RunConfig(Strict):
     """A whole run. Sections that the chosen algorithm never reads must not be set."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9._-]{1,80}$")
+    name: str = Field(default="run", pattern=NAME)
     title: str = ""
     seed: int = Field(default=0, ge=0)
     output: str = Field(default="runs", description="directory that holds the run directory")

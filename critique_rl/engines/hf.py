@@ -69,7 +69,9 @@ class HFEngine:
                 generation_config=self._options(max_tokens, temperature),
             )
         sampled_BT = cast(torch.Tensor, output.sequences)[:, width:]
-        steps = cast("tuple[torch.Tensor, ...]", output.logits)
+        # `generate` hands out float32 logits; in a float64 run all that is made of them is float64 again.
+        wide = torch.promote_types(torch.float32, self.model.dtype)
+        steps = [logits_BV.to(wide) for logits_BV in cast("tuple[torch.Tensor, ...]", output.logits)]
         logprobs_BT = torch.stack(
             [
                 token_logprobs(logits_BV, sampled_BT[:, t], temperature=temperature if temperature > 0 else 1.0)

@@ -29,21 +29,26 @@ def save_checkpoint(root: Path, step: int, *, policy: Policy, state: Mapping[str
     """Write `root/step-NNNNNN` and drop all but the newest `keep`. Errors: CheckpointError; older ones stay."""
     final = root / f"step-{step:06d}"
     partial = root / f".writing-step-{step:06d}"
+    replaced = root / f".replaced-step-{step:06d}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left_by_a_kill in (*root.glob(".writing-*"), *root.glob(".replaced-*")):
+            shutil.rmtree(left_by_a_kill)
         partial.mkdir(parents=True)
         policy.save(partial)
         (partial / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
         partial.rename(final)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+    except Exception as error:  # torch and safetensors report a failed write by kinds of their own
         shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
         raise CheckpointError(
             f"checkpoint {str(final)!r} could not be written: {error}; everything up to step {step} is in the metrics, "
             "and older checkpoints are whole: free some space and run again with --resume"
         ) from error
-    for old in _complete(root)[:-keep]:
-        shutil.rmtree(old)
+    for old in (replaced, *_complete(root)[:-keep]):
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -54,7 +59,9 @@ def latest_checkpoint(root: Path) -> SavedRun | None:
         return None
     try:
         state = json.loads((complete[-1] / "state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        if not isinstance(state, dict) or not {"progress", "plateau"} <= state.keys():
+            raise ValueError("state.json is not an object with progress and plateau")
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {str(complete[-1])!r} cannot be read: {error}; delete it to go back"
         ) from error
@@ -62,4 +69,5 @@ def latest_checkpoint(root: Path) -> SavedRun | None:
 
 
 def _complete(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("step-*") if (path / "state.json").exists())
+    whole = (path for path in root.glob("step-*") if (path / "state.json").exists())
+    return sorted(whole, key=lambda path: (len(path.name), path.name))

@@ -33,8 +33,9 @@ def evaluate(
     max_tokens: int,
     seed: int,
 ) -> Mapping[str, Success]:
-    """Success of the bare policy on `tasks`, by kind, in order of first appearance."""
-    chosen = tasks[: config.max_tasks] if config.max_tasks is not None else tasks
+    """Success of the bare policy on `tasks` (on `max_tasks` of them, evenly spread), by kind as they first appear."""
+    count = min(config.max_tasks or len(tasks), len(tasks))
+    chosen = [tasks[i * len(tasks) // count] for i in range(count)]
     asked = [task for task in chosen for _ in range(config.samples_per_task)]
     completions = engine.generate(
         [policy.encode(task.messages) for task in asked],

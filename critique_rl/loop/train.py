@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from critique_rl.config.run import RunConfig
+from critique_rl.errors import CheckpointError, CritiqueRLError
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
 from critique_rl.loop.collect import collect
 from critique_rl.loop.criticize import CriticTally, criticize
 from critique_rl.loop.evaluate import Success, evaluate
+from critique_rl.loop.interrupts import interrupts_held
+from critique_rl.loop.metrics import critic_metrics, group_metrics
 from critique_rl.loop.refine import refine
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.stories import tell
@@ -37,7 +38,7 @@ from critique_rl.protocols import (
     TaskSource,
     Tracker,
 )
-from critique_rl.types import Group, ScoreStatus, TrainSample
+from critique_rl.types import Group, TrainSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,13 @@ class Progress:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Progress:
-        tally = CriticTally(**cast("dict[str, Any]", data["critic"]))
-        return cls(**cast("dict[str, Any]", {**data, "critic": tally}))
+        try:
+            tally = CriticTally(**cast("dict[str, Any]", data["critic"]))
+            return cls(**cast("dict[str, Any]", {**data, "critic": tally}))
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"progress in the checkpoint: {error}; it was written by another version: resume with that version"
+            ) from error
 
 
 class Trainer:
@@ -87,43 +93,59 @@ class Trainer:
         self.run_dir = run_dir
         self.progress = Progress()
         self.stopped_because = ""
+        self._saved_step: int | None = None
 
     def resume(self, saved: SavedRun) -> None:
         """Take up weights, optimiser, plateau memory and counters where `saved` left them."""
+        self._take_up(saved.state)
         self.parts.policy.restore(saved.directory)
-        self.parts.plateau.load_state_dict(cast("Mapping[str, object]", saved.state["plateau"]))
-        self.progress = Progress.from_json(cast("Mapping[str, object]", saved.state["progress"]))
 
     def run(self) -> None:
         """Train until a budget ends it; the last state is always saved, also after Ctrl-C."""
         started = time.monotonic() - self.progress.wall_s
-        if self.progress.step == 0:
-            self._evaluate()
         try:
+            self._evaluate_if_due()
             while not self._finished():
-                self._step()
+                self._whole_step()
                 self.progress.wall_s = time.monotonic() - started
                 self._after_step()
+            self._evaluate_if_due()
         except KeyboardInterrupt:
             self.stopped_because = "interrupted"
             self.parts.tracker.event(self.progress.step, "stop", "interrupted; the state so far is saved")
-        last = self.progress.evaluations[-1]["step"] if self.progress.evaluations else None
-        if self.stopped_because != "interrupted" and last != self.progress.step:
-            self._evaluate()
-        self.save()
+        self._tell_if_the_critic_never_helped()
+        if self._saved_step != self.progress.step:
+            self.save()
 
     def save(self) -> None:
         """Write a checkpoint of this moment. Errors: CheckpointError."""
-        state = {"progress": self.progress.to_json(), "plateau": self.parts.plateau.state_dict()}
-        save_checkpoint(
-            self.run_dir / "checkpoints",
-            self.progress.step,
-            policy=self.parts.policy,
-            state=state,
-            keep=self.config.checkpoint.keep,
-        )
+        with interrupts_held():
+            save_checkpoint(
+                self.run_dir / "checkpoints",
+                self.progress.step,
+                policy=self.parts.policy,
+                state=self._state(),
+                keep=self.config.checkpoint.keep,
+            )
+            self._saved_step = self.progress.step
+
+    def _state(self) -> dict[str, object]:
+        return {"progress": self.progress.to_json(), "plateau": self.parts.plateau.state_dict()}
 
     # -- stages of one step (trackers count steps from 1, seeds and schedules from 0) --------------------------------
+
+    def _whole_step(self) -> None:
+        """One step, or none of it: a step that is broken off is taken back, so that a resume repeats it exactly."""
+        before = self._state()
+        step = self.progress.step
+        try:
+            self._step()
+        except (KeyboardInterrupt, CritiqueRLError) as stop:
+            if self.progress.step == step:
+                self._take_up(before)
+            if isinstance(stop, CritiqueRLError) and not isinstance(stop, CheckpointError):
+                self.save()
+            raise
 
     def _step(self) -> None:
         step, config, parts = self.progress.step, self.config, self.parts
@@ -142,13 +164,14 @@ class Trainer:
         groups = self._refine_and_teach(groups)
         samples = parts.algorithm.assemble(groups)
         self._record(groups, states, samples)
-        report = parts.policy.step(samples)
-        self.progress.generated_tokens += _generated_tokens(groups)
-        self.progress.step += 1
-        self.progress.skipped_steps += not report.applied
-        if not report.applied and "gradient norm" in report.reason:
-            parts.tracker.event(step + 1, "skipped", f"the step was skipped: {report.reason}")
-        parts.tracker.log(step + 1, self._metrics(groups, report, tally))
+        with interrupts_held():
+            report = parts.policy.step(samples)
+            self.progress.generated_tokens += _generated_tokens(groups)
+            self.progress.step += 1
+            self.progress.skipped_steps += not report.applied
+            if not report.applied and "gradient norm" in report.reason:
+                parts.tracker.event(step + 1, "skipped", f"the step was skipped: {report.reason}")
+            parts.tracker.log(step + 1, self._metrics(groups, report, tally))
 
     def _watch(self, groups: Sequence[Group]) -> tuple[list[Group], list[GroupState]]:
         step, plateau = self.progress.step, self.parts.plateau
@@ -168,16 +191,17 @@ class Trainer:
         critic, step = self.parts.critic, self.progress.step
         if not chosen or critic is None:
             return groups, CriticTally()
-        if self.progress.first_critic_step is None:
-            self.progress.first_critic_step = step
-            message = f"first critic call: {len(chosen)} of {len(groups)} prompts of this step are plateaued"
-            self.parts.tracker.event(step + 1, "critic", message)
         show = bool(getattr(self.config.critic, "show_reference", False))
         reviewed, tally = criticize(
             groups, critic=critic, max_attempts=self.config.refinement.max_attempts, show_reference=show
         )
-        for group in chosen:
-            self.parts.plateau.note_critiqued(group.task.id, step)
+        if tally.calls and self.progress.first_critic_step is None:
+            self.progress.first_critic_step = step
+            message = f"first critic call: {len(chosen)} of {len(groups)} prompts of this step are plateaued"
+            self.parts.tracker.event(step + 1, "critic", message)
+        for group in reviewed:
+            if group.critiques:
+                self.parts.plateau.note_critiqued(group.task.id, step)
         self.progress.critic = self.progress.critic + tally
         return reviewed, tally
 
@@ -225,15 +249,35 @@ class Trainer:
 
     # -- around the steps --------------------------------------------------------------------------------------------
 
+    def _take_up(self, state: Mapping[str, object]) -> None:
+        self.progress = Progress.from_json(cast("Mapping[str, object]", state["progress"]))
+        self.parts.plateau.load_state_dict(cast("Mapping[str, object]", state["plateau"]))
+
+    def _tell_if_the_critic_never_helped(self) -> None:
+        critic = self.progress.critic
+        if not critic.calls or critic.outcomes.get("ok"):
+            return
+        left = "the run trained as scalar GRPO" if self.parts.policy.version else "no step had anything to train on"
+        how = ", ".join(f"{outcome}: {count}" for outcome, count in sorted(critic.outcomes.items()))
+        message = f"all {critic.calls} critic calls failed ({how}); {left}"
+        self.parts.tracker.event(self.progress.step, "critic", message)
+
     def _after_step(self) -> None:
-        step, config = self.progress.step, self.config
-        if config.evaluation.every and step % config.evaluation.every == 0:
-            self._evaluate()
-        if config.checkpoint.every and step % config.checkpoint.every == 0:
+        self._evaluate_if_due()
+        every = self.config.checkpoint.every
+        if every and self.progress.step % every == 0:
             self.save()
+
+    def _evaluate_if_due(self) -> None:
+        """At the start, every `evaluation.every` steps and at the end; once for a step, also if it was resumed at."""
+        evaluations, step, every = self.progress.evaluations, self.progress.step, self.config.evaluation.every
+        due = self._finished() or (every and step % every == 0)
+        if not evaluations or (due and evaluations[-1]["step"] != step):
+            self._evaluate()
 
     def _evaluate(self) -> None:
         config, parts, step = self.config, self.parts, self.progress.step
+        self._saved_step = None
         found = evaluate(
             parts.tasks.held_out(),
             policy=parts.policy,
@@ -254,7 +298,8 @@ class Trainer:
         bounds = {f"eval/{kind}/{end}": getattr(s, end) for kind, s in found.items() for end in ("low", "high")}
         tokens = {"tokens/generated": float(self.progress.generated_tokens)}
         parts.tracker.log(step, values | bounds | tokens)
-        parts.tracker.event(step, "evaluation", _in_words(found))
+        if found:
+            parts.tracker.event(step, "evaluation", _in_words(found))
 
     def _finished(self) -> bool:
         budget, progress = self.config.budget, self.progress
@@ -265,17 +310,8 @@ class Trainer:
         return bool(self.stopped_because)
 
     def _metrics(self, groups: Sequence[Group], report: StepReport, tally: CriticTally) -> dict[str, float]:
-        scored = [(g.task.kind or "all", s) for g in groups for s in g.scores if s.status is not ScoreStatus.ERROR]
-        kinds = sorted({kind for kind, _ in scored})
-        rewards = {f"reward/{k}": float(np.mean([s.reward for kind, s in scored if kind == k])) for k in kinds}
-        logprobs = [x for g in groups for r in g.rollouts for x in r.behaviour_logprobs]
-        refinements = [r for g in groups for r in g.refinements]
-        total = self.progress.critic
-        values = {
-            "reward/mean": float(np.mean([s.reward for _, s in scored])) if scored else 0.0,
-            **rewards,
-            "policy/entropy_estimate": -float(np.mean(logprobs)),
-            "rollout/finished": float(np.mean([r.finished for g in groups for r in g.rollouts])),
+        return {
+            **group_metrics(groups),
             "loss/total": report.loss,
             "loss/pg": report.pg_loss,
             "loss/distill": report.distill_loss,
@@ -283,21 +319,13 @@ class Trainer:
             "grad/norm": report.grad_norm,
             "step/applied": float(report.applied),
             "critic/step_calls": float(tally.calls),
-            "critic/calls": float(total.calls),
-            "critic/ok": float(total.outcomes.get("ok", 0)),
-            "critic/directives": float(total.directives),
-            "refinement/sampled": float(len(refinements)),
-            "refinement/verified": float(sum(r.score.correct for r in refinements)),
-            "refinement/injected": float(sum(not r.rejected for r in refinements)),
+            **critic_metrics(self.progress.critic),
             "tokens/generated": float(self.progress.generated_tokens),
             "tokens/budget": float(self.config.budget.max_generated_tokens or 0),
             "steps/total": float(self.config.budget.max_steps),
             **report.diagnostics,
             **self.parts.plateau.counts(),
         }
-        if total.cost_usd is not None:
-            values["critic/cost_usd"] = total.cost_usd
-        return values
 
 
 def _generated_tokens(groups: Sequence[Group]) -> int:

@@ -30,9 +30,10 @@ def load_policy(config: PolicyConfig, *, lab_directory: Path) -> Loaded:
     Weights are kept in float32 (float64 if asked): bfloat16 is a compute type under autocast, never the master copy.
     Errors: ModelError with what was looked for and what to do.
     """
-    name = str(lab_directory) if config.model == "lab" else str(Path(config.model).expanduser())
+    given = str(lab_directory) if config.model == "lab" else config.model
+    name = str(Path(given).expanduser())  # which takes a leading "./" away
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
-    if _looks_like_a_path(name) and not Path(name).is_dir():
+    if _looks_like_a_path(given) and not Path(name).is_dir():
         raise ModelError(f"policy.model: the directory {name!r} does not exist; give a model directory or a Hub name")
     if config.gguf_file is None and Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ModelError(

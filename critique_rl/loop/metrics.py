@@ -1,0 +1,53 @@
+"""One step's groups and the critic's counters as scalars for the trackers.
+
+Owns: their keys. "Missing" is an absent key, never 0.0. Must not know: losses, budgets, who reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from critique_rl.loop.criticize import CriticTally
+from critique_rl.types import CriticOutcome, Group, ScoreStatus
+
+
+def group_metrics(groups: Sequence[Group]) -> Mapping[str, float]:
+    """Verified rewards by kind, how the rollouts look, and what became of the refinements."""
+    scored = [(g.task.kind or "all", s) for g in groups for s in g.scores if s.status is not ScoreStatus.ERROR]
+    kinds = sorted({kind for kind, _ in scored})
+    rewards = {f"reward/{k}": float(np.mean([s.reward for kind, s in scored if kind == k])) for k in kinds}
+    mean = {"reward/mean": float(np.mean([s.reward for _, s in scored]))} if scored else {}
+    logprobs = [x for g in groups for r in g.rollouts for x in r.behaviour_logprobs]
+    refinements = [r for g in groups for r in g.refinements]
+    return {
+        **mean,
+        **rewards,
+        "policy/entropy_estimate": -float(np.mean(logprobs)),
+        "rollout/finished": float(np.mean([r.finished for g in groups for r in g.rollouts])),
+        "refinement/sampled": float(len(refinements)),
+        "refinement/verified": float(sum(r.score.correct for r in refinements)),
+        "refinement/injected": float(sum(not r.rejected for r in refinements)),
+    }
+
+
+def critic_metrics(total: CriticTally) -> Mapping[str, float]:
+    """Calls of the whole run so far by outcome, and what they used; no cost before the first call or without a price.
+
+    `critic/failed` are the calls that ended neither ok nor abstained.
+    """
+    outcomes = {f"critic/outcome/{o}": float(total.outcomes.get(o, 0)) for o in CriticOutcome}
+    answered = total.outcomes.get(CriticOutcome.OK, 0) + total.outcomes.get(CriticOutcome.ABSTAINED, 0)
+    cost = {"critic/cost_usd": total.cost_usd} if total.calls and total.cost_usd is not None else {}
+    return {
+        "critic/calls": float(total.calls),
+        "critic/ok": float(total.outcomes.get(CriticOutcome.OK, 0)),
+        "critic/failed": float(total.calls - answered),
+        **outcomes,
+        "critic/directives": float(total.directives),
+        "critic/dropped": float(total.dropped),
+        "critic/prompt_tokens": float(total.prompt_tokens),
+        "critic/completion_tokens": float(total.completion_tokens),
+        **cost,
+    }

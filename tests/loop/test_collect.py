@@ -1,0 +1,64 @@
+"""Groups of rollouts: order, ids, the exact prompt ids, one call of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from critique_rl.config.run import RolloutConfig
+from critique_rl.loop.collect import collect
+from critique_rl.types import Completion, ScoreStatus, TokenIds
+from tests.loop.fakes import END, CharPolicy, ExactReward, encode, engine, task
+
+
+class Recorder:
+    """Remembers how it was called; the i-th completion is "i" without an end token."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Sequence[TokenIds], int, float, int]] = []
+
+    def generate(
+        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[Completion]:
+        self.calls.append((prompts, max_tokens, temperature, seed))
+        return [
+            Completion(completion_ids=(65 + i,), behaviour_logprobs=(-0.5,), text=chr(65 + i), finished=False)
+            for i in range(len(prompts))
+        ]
+
+
+def test_groups_come_in_task_order_from_one_call() -> None:
+    policy, recorder = CharPolicy(), Recorder()
+    policy.version = 7
+    tasks = [task("a", question="q1", answer="B"), task("b", question="q2", answer="C")]
+    config = RolloutConfig(group_size=2, max_tokens=9, temperature=0.7)
+    groups = collect(tasks, policy=policy, engine=recorder, reward=ExactReward(), config=config, step=3, seed=11)
+    first, second = policy.encode(tasks[0].messages), policy.encode(tasks[1].messages)
+    assert recorder.calls == [([first, first, second, second], 9, 0.7, 11)]
+    assert [g.task.id for g in groups] == ["a", "b"]
+    assert [[r.text for r in g.rollouts] for g in groups] == [["A", "B"], ["C", "D"]]
+    assert [[s.reward for s in g.scores] for g in groups] == [[0.0, 1.0], [1.0, 0.0]]
+    last = groups[1].rollouts[1]
+    assert last.id == "3/b/1"
+    assert (last.task_id, last.prompt_ids, last.completion_ids, last.behaviour_logprobs) == (
+        "b",
+        second,
+        (68,),
+        (-0.5,),
+    )
+    assert (last.finished, last.policy_version) == (False, 7)
+    assert not any(g.plateaued or g.critiques or g.refinements or g.targets for g in groups)
+
+
+def test_a_verifier_that_fails_is_kept_apart_from_a_wrong_answer() -> None:
+    config = RolloutConfig(group_size=3, max_tokens=4)
+    (found,) = collect(
+        [task()],
+        policy=CharPolicy(),
+        engine=engine("41", "!", "?"),
+        reward=ExactReward(),
+        config=config,
+        step=0,
+        seed=0,
+    )
+    assert [s.status for s in found.scores] == [ScoreStatus.OK, ScoreStatus.ERROR, ScoreStatus.UNPARSED]
+    assert found.rollouts[0].completion_ids == (*encode("41"), END)
