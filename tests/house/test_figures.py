@@ -1,4 +1,4 @@
-"""Every results file named in README or docs/ exists, parses, says where its figures come from, and is shown as it is."""
+"""Every results file that a page names exists, parses, says where its figures come from, and is shown as it is."""
 
 from __future__ import annotations
 

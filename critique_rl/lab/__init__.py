@@ -1,0 +1,1 @@
+"""The embedded default: a tiny packaged policy, its column-addition tasks and its rule critic."""
