@@ -92,7 +92,8 @@ def _spread(pooled: Sequence[Result], kind: str) -> float:
 
 
 def _outcome(run_set: RunSet, best: Result, worst: Result) -> str:
-    where = f"On {best.kind} problems" if best.kind else "On held-out problems"
+    plural = best.kind if best.kind.endswith("s") else f"{best.kind} problems"  # "questions", but "hard problems"
+    where = f"On {plural}" if best.kind else "On held-out problems"
     if best.arm == worst.arm:
         return f"{where}, {run_set.label(best.arm)} ended at {_rate(best)}."
     if best.low <= worst.high:
