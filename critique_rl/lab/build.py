@@ -1,7 +1,7 @@
 """Rebuilds the packaged lab policy from nothing: tokenizer, model, training, measurement, LAB.json.
 
 Owns: the policy's size, its training recipe, and the files beside it. Equal arguments and library versions give equal
-weights, on one thread. About seven minutes on one core.
+weights, on one thread. About ten minutes on one core.
 Must not know: the RL loop; reinforcement learning starts from what this writes.
 
 Shape suffixes: B sequences, T tokens, A answer tokens, V vocabulary.

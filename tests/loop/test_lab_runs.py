@@ -92,7 +92,9 @@ def state_of(checkpoint: Path) -> Tree:
     return state
 
 
-FAILING: Tree = {"critic": {"kind": "scripted", "fail": True}, "budget": {"max_steps": 4}}
+# Hot enough that some groups hold both right and wrong answers: at temperature 1 scalar GRPO has nothing to train on.
+HOT: Tree = {"rollout": {"temperature": 3.0}, "budget": {"max_steps": 4}}
+FAILING: Tree = {**HOT, "critic": {"kind": "scripted", "fail": True}}
 
 
 @pytest.mark.parametrize("algorithm", ["two_channel", "critique_grpo"])
@@ -100,7 +102,7 @@ def test_a_critic_that_fails_on_every_call_leaves_plain_grpo_bit_for_bit(tmp_pat
     base = {key: value for key, value in LAB.items() if key != "distillation" or algorithm == "two_channel"}
     config = lab_config({**FAILING, "algorithm": {"name": algorithm}}, base=base)
     failing = run_lab(config, tmp_path / "failing")
-    plain = run_lab(lab_config({"budget": {"max_steps": 4}}, base=GRPO), tmp_path / "plain")
+    plain = run_lab(lab_config(HOT, base=GRPO), tmp_path / "plain")
     assert failing.progress.critic.calls > 0 and plain.progress.critic.calls == 0
     assert plain.parts.policy.version > 0  # it did train
     assert same_weights(weights(failing), weights(plain))
