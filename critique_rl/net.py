@@ -285,6 +285,7 @@ class CallPool:
     async def _run_one(self, call: PlannedCall[Answer], deadline: float | None) -> CallResult[Answer]:
         now = asyncio.get_running_loop().time
         sent_at: list[float] = []
+        met: list[CriticError] = []
 
         def ended(answer: Answer | None, error: CriticError | None) -> CallResult[Answer]:
             latency_s = now() - sent_at[0] if sent_at else 0.0
@@ -292,7 +293,7 @@ class CallPool:
 
         try:
             async with asyncio.timeout_at(deadline):
-                return ended(await self._retrying(deadline)(self._attempt, call, sent_at), None)
+                return ended(await self._retrying(deadline)(self._attempt, call, sent_at, met), None)
         except CallFailed as failure:
             return ended(None, failure.error)
         except CriticError as error:
@@ -313,12 +314,18 @@ class CallPool:
             reraise=True,
         )
 
-    async def _attempt(self, call: PlannedCall[Answer], sent_at: list[float]) -> Answer:
+    async def _attempt(self, call: PlannedCall[Answer], sent_at: list[float], met: list[CriticError]) -> Answer:
         now = asyncio.get_running_loop().time
         async with self._slots:
             while (pause_s := self._paused_until - now()) > 0:
                 await asyncio.sleep(pause_s)
-            self._meter.reserve(call.estimate)
+            try:
+                self._meter.reserve(call.estimate)
+            except CriticBudgetError as spent:
+                if not met:
+                    raise
+                # That no retry could be paid for says less than why one was wanted.
+                raise CallFailed(met[-1], retryable=False) from spent
             # A send that hangs or is cancelled may still be billed, so its estimate stays counted.
             used: Usage | None = call.estimate
             sent_at.append(now())
@@ -329,8 +336,10 @@ class CallPool:
                 return answer
             except TimeoutError:
                 error = CriticTimeoutError(f"no answer within {self._limits.timeout_s:g} s of sending")
+                met.append(error)
                 raise CallFailed(error, retryable=True) from None
             except CallFailed as failure:
+                met.append(failure.error)
                 used = None if not isinstance(failure.error, CriticTimeoutError) else call.estimate
                 self._pause(failure, now())
                 raise

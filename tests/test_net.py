@@ -211,6 +211,12 @@ def test_every_send_counts_against_max_calls_before_it_is_made(closing: Closing)
     assert refused.sent == 0
 
 
+def test_a_retry_that_cannot_be_paid_for_ends_as_what_it_was_wanted_for(closing: Closing) -> None:
+    script = Script(flaky())
+    result = closing(pool(budget=Budget(max_calls=2))).run_all([planned(script.send)])[0]
+    assert (script.sent, str(result.error)) == (2, "server error 503")
+
+
 @pytest.mark.parametrize(
     ("budget", "field"),
     [(Budget(max_tokens=34), "max_total_tokens"), (Budget(max_cost_usd=0.029), "max_cost_usd")],
