@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from critique_rl.config.critic import RuleConfig, RulesCriticConfig
 from critique_rl.critics.base import ReplyContext, read_reply
 from critique_rl.feedback.split import DirectiveFilter
-from critique_rl.types import CriticRequest, Critique
+from critique_rl.types import CriticRequest, Critique, Usage
 
+_FREE = Usage(cost_usd=0.0)
 _ANY_LENGTH = DirectiveFilter(min_chars=1, max_chars=2_000, max_directives=16)
 
 
@@ -47,4 +48,4 @@ class RegexRuleCritic:
             "scores": {criterion: float(ok) for criterion, ok in passed.items()},
             "verdict": "incorrect" if broken else None,
         }
-        return read_reply(json.dumps(reply), request, ReplyContext(critic=self.name, bounds=_ANY_LENGTH))
+        return read_reply(json.dumps(reply), request, ReplyContext(critic=self.name, bounds=_ANY_LENGTH, usage=_FREE))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from critique_rl.errors import DataError
 from critique_rl.lab.problems import COLUMN_NAMES, Problem
-from critique_rl.types import CriticOutcome, CriticRequest, Critique, Directive, Evaluative
+from critique_rl.types import CriticOutcome, CriticRequest, Critique, Directive, Evaluative, Usage
 
 # Numbers in words: no directive can be mistaken for an answer, and "fifteen" is one token of the lab's tokenizer.
 TOTALS = {
@@ -140,6 +140,7 @@ class LabCritic:
             directives=directives,
             verdict=verdict,
             reply=json.dumps({"directives": said, "scores": scores, "verdict": verdict}),
+            usage=Usage(cost_usd=0.0),
         )
 
 
