@@ -16,5 +16,5 @@ def test_every_channel_acts_within_the_ten_steps() -> None:
     assert head.split()[1:-1] == list(COLUMNS) and len(told) == 10
     columns = dict(zip(COLUMNS, zip(*(map(float, line.split()[1:-1]) for line in told), strict=True), strict=True))
     for channel in ("loss/pg", "loss/distill", "loss/imitate", "grad/norm"):
-        assert sum(value != 0.0 for value in columns[channel]) >= 5, channel
+        assert sum(value != 0.0 for value in columns[channel]) >= 4, channel
     assert len(set(columns["reward/mean"])) > 2

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 
+from critique_rl.lab import corpus
 from critique_rl.lab.corpus import UNINFORMATIVE, ContextRenderer, Corpus, directive_text
 from critique_rl.lab.problems import Problem
 
@@ -30,14 +31,18 @@ def test_only_build_problems_occur(contexts: list[tuple[str, str]]) -> None:
     assert {Problem.parse(q).split for q in questions} == {"build"}
 
 
-def test_plain_answers_drop_carries_and_some_start_at_the_wrong_end() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_plain_answers_drop_carries_and_a_share_starts_at_the_wrong_end(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "WRONG_END_SHARE", share)
     examples = Corpus(digits=2, seed=0).plain(4000)
     turned = 0
     for example in examples:
         dropped = Problem.parse(example.prompt).dropped_answer
         assert example.answer in (dropped, dropped[::-1])
         turned += example.answer != dropped
-    assert 0.16 < turned / len(examples) < 0.20  # 20 % are turned, a tenth of which read the same
+    assert 0.8 * share <= turned / len(examples) <= share  # a tenth of the turned ones read the same
 
 
 def test_answers_are_right_exactly_when_the_feedback_fits(contexts: list[tuple[str, str]]) -> None:

@@ -61,7 +61,7 @@ def test_sampling_repeats_with_its_seed_and_stops_at_the_end(policy: LabPolicy) 
 
 def test_the_packaged_policy_is_the_animal_it_should_be(policy: LabPolicy) -> None:
     measured = measure(policy, EASY, HARD, samples=8000, seed=11)
-    assert 0.7 < measured.easy.value < 1.0
+    assert measured.easy.value > 0.7
     assert measured.hard.upper_95 < 1e-3
     assert measured.hard_probability < 1e-4
     assert measured.refined.value > 0.8

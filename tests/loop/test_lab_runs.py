@@ -93,7 +93,7 @@ def state_of(checkpoint: Path) -> Tree:
 
 
 # Hot enough that some groups hold both right and wrong answers: at temperature 1 scalar GRPO has nothing to train on.
-HOT: Tree = {"rollout": {"temperature": 3.0}, "budget": {"max_steps": 4}}
+HOT: Tree = {"rollout": {"temperature": 8.0}, "budget": {"max_steps": 4}}
 FAILING: Tree = {**HOT, "critic": {"kind": "scripted", "fail": True}}
 
 
