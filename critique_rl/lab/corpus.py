@@ -79,7 +79,7 @@ class Corpus:
         self._rest = [p for p in problems if p.kind is None]
 
     def plain(self, count: int) -> list[Example]:
-        """Bare questions, 45 % of them hard, answered with every carry dropped, some from the wrong end."""
+        """Bare questions, 45 % of them hard, every carry dropped, WRONG_END_SHARE of the answers reversed."""
         problems = [self._problem(hard=0.45, easy=0.45) for _ in range(count)]
         turned = [self._random.random() < WRONG_END_SHARE for _ in range(count)]
         return [
