@@ -6,9 +6,10 @@ critic's `review`, nothing else. Must not know: any implementation, torch, confi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from critique_rl.types import (
     Array,
@@ -39,8 +40,17 @@ class RolloutEngine(Protocol):
     """Samples completions. Equal arguments and weights give equal completions."""
 
     def generate(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
-    ) -> list[Completion]: ...
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, Completion], None] | None = None,
+    ) -> list[Completion]:
+        """The i-th completion answers the i-th prompt. `on_done(i, completion)` is called on the caller's thread as
+        soon as a completion is finished, while others are still being sampled."""
+        ...
 
 
 class Reward(Protocol):
@@ -58,6 +68,16 @@ class Critic(Protocol):
     def review(self, requests: Sequence[CriticRequest]) -> list[Critique]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class StreamingCritic(Critic, Protocol):
+    """A critic that works while its caller does something else."""
+
+    def submit(self, request: CriticRequest) -> Future[Critique]:
+        """Send one request now. The future ends with a critique, or with CriticSetupError; cancelling it gives up the
+        request."""
+        ...
 
 
 class GroupState(Protocol):
@@ -101,6 +121,59 @@ class Plateau(Protocol):
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
+class Trust(Protocol):
+    """Judges the critic by what its words and scores turn out to be worth; its state is plain JSON."""
+
+    @property
+    def asks_critic(self) -> bool: ...
+
+    @property
+    def uses_scores(self) -> bool: ...
+
+    @property
+    def controls_wanted(self) -> int:
+        """How many second attempts under a bare verdict are still wanted."""
+        ...
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether critiques of right attempts are still wanted, to see if the critic's scores tell right from wrong."""
+        ...
+
+    def note_refinements(self, *, critiqued: Sequence[bool], control: Sequence[bool]) -> None: ...
+
+    def note_scores(self, values: Sequence[float], correct: Sequence[bool]) -> None: ...
+
+    def note_cost(self, *, usd: float | None, tokens: int) -> None: ...
+
+    def verdict(self) -> str | None:
+        """A message for a person when something was decided since the last call, else None."""
+        ...
+
+    def figures(self) -> Mapping[str, float]: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class FeedbackSource(Protocol):
+    """Groups that were sampled and criticised earlier: what a run without a critic learns from."""
+
+    def batch(self, size: int) -> list[Group]:
+        """The next `size` groups, each with its critiques; fewer at the end, none when all are used up."""
+        ...
+
+    @property
+    def exhausted(self) -> bool: ...
+
+    def counts(self) -> Mapping[str, float]: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
 class StepReport(NamedTuple):
     """What one optimiser step did. Losses are the channel's sum over its own global denominator; `applied` is False
     when a non-finite gradient skipped the step (`reason` says why)."""
@@ -125,6 +198,10 @@ class Policy(Protocol):
         ...
 
     def encode(self, messages: Sequence[Message]) -> TokenIds: ...
+
+    def encode_completion(self, text: str) -> TokenIds:
+        """Ids of a completion of which only the text is known, with the end token."""
+        ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 

@@ -120,11 +120,19 @@ class Evaluative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directive:
-    """Text that says what to change; `quote` is the span of the attempt that it is about, if the critic named one."""
+    """Text that says what to change, with its scope and where it came from.
+
+    `quote` is the words of the attempt that it is about, verbatim; `span` is where they stand in it, as character
+    offsets [start, end); `turn` counts the assistant turns of the attempt from 0. None: not stated, or not found.
+    `critic` names who said it.
+    """
 
     text: str
     kind: str = "procedure"
     quote: str | None = None
+    span: tuple[int, int] | None = None
+    turn: int | None = None
+    critic: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +150,9 @@ class Critique:
 
     `verdict` is the critic's own right/wrong, used only to check it against the verifier. `dropped` lists directives
     that a filter refused, each as (text, reason): kept in the record, never trained on. `reason` explains a non-ok
-    outcome in one line.
+    outcome in one line. `parse_form` is the rung of the parse ladder, `asks` how many replies were asked for (more than
+    one after a malformed reply or a verdict that the verifier contradicts). `cached`: answered from the disk cache, at
+    no cost. `members` are the single critiques of a panel.
     """
 
     rollout_id: str
@@ -157,6 +167,10 @@ class Critique:
     prompt_hash: str = ""
     usage: Usage = Usage()
     latency_s: float = 0.0
+    parse_form: str = ""
+    asks: int = 1
+    cached: bool = False
+    members: tuple[Critique, ...] = ()
 
     @property
     def directive_text(self) -> str:
@@ -216,7 +230,12 @@ class TeacherTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """All that one step knows about one task: `scores[i]` and `critiques[i]`, `targets[i]` belong to `rollouts[i]`."""
+    """All that one step knows about one task: `scores[i]`, `critiques[id]` and `targets[id]` belong to `rollouts[i]`.
+
+    `late`: an earlier step already trained on the rollouts' rewards, and only the directive channel is still to come.
+    `controls` are second attempts under a bare verdict, sampled to judge the critic and never trained on.
+    `corrections[id]` are truncated importance weights [T] of rollouts that an older policy sampled; missing means 1.
+    """
 
     task: Task
     rollouts: tuple[Rollout, ...]
@@ -225,6 +244,9 @@ class Group:
     critiques: Mapping[str, Critique] = field(default_factory=dict[str, Critique])
     refinements: tuple[Refinement, ...] = ()
     targets: Mapping[str, TeacherTargets] = field(default_factory=dict[str, TeacherTargets])
+    late: bool = False
+    controls: tuple[Refinement, ...] = ()
+    corrections: Mapping[str, Array] = field(default_factory=dict[str, Array])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

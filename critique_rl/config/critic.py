@@ -45,7 +45,25 @@ class _Remote(_Shown):
     )
     timeout_s: float = Field(default=60.0, gt=0, description="for one call; the clock starts when it is sent")
     stage_deadline_s: float | None = Field(default=300.0, gt=0, description="for all calls of one step together")
+    late_steps: int = Field(
+        default=0,
+        ge=0,
+        description="a critique that misses its stage's deadline may still serve one of so many later steps; 0: none",
+    )
     max_in_flight: int = Field(default=16, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="asked and answered together")
+    hedge_after_s: float | None = Field(
+        default=None, gt=0, description="a call that takes longer is sent a second time; the first answer counts"
+    )
+    parse_retries: int = Field(default=1, ge=0, description="fresh replies asked for after a malformed one")
+    length_retries: int = Field(default=1, ge=0, description="times a cut-off reply is asked for with twice max_tokens")
+    reasks: int = Field(
+        default=1, ge=0, description="fresh replies asked for when the critic's verdict contradicts the verifier"
+    )
+    cache: str = Field(
+        default="", description="a file of paid answers; an equal request is answered from it, in any later run too"
+    )
     max_attempts: int = Field(default=4, ge=1, description="sends of one call, the first one included")
     retry_after_cap_s: float = Field(default=60.0, ge=0, description="a server that asks to wait longer fails the call")
     max_calls: int | None = Field(default=None, ge=0, description="sends in the whole run; checked before each")
@@ -53,6 +71,9 @@ class _Remote(_Shown):
     max_cost_usd: float | None = Field(default=None, ge=0, description="money in the whole run")
     usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
     usd_per_million_completion_tokens: float | None = Field(default=None, ge=0)
+    batch_price_factor: float | None = Field(
+        default=None, gt=0, le=1, description="share of the prices above that a batch endpoint asks; OpenAI: 0.5"
+    )
 
     @property
     def priced(self) -> bool:
@@ -163,21 +184,82 @@ class LabRulesCriticConfig(Strict):
     kind: Literal["lab_rules"]
 
 
+class PolicyCriticConfig(_Shown):
+    """The policy itself as the critic, under the weights that it has at the moment, with the reference or without."""
+
+    kind: Literal["policy"]
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    max_tokens: int = Field(default=512, ge=1)
+
+
+class PythonCriticConfig(Strict):
+    """A function of the user's own, in a Python file beside the run file."""
+
+    kind: Literal["python"]
+    path: str = Field(min_length=1, description="a .py file; it is run when the critic is built")
+    function: str = Field(
+        default="review", description="takes a CriticRequest, returns a reply: text, a dict in the reply's schema, None"
+    )
+    name: str = Field(default="", description="what reports call this critic; empty: python:FUNCTION")
+    max_in_flight: int = Field(default=1, ge=1, description="threads that call the function")
+    min_directive_chars: int = Field(default=10, ge=1, description="a shorter directive is dropped")
+    max_directive_chars: int = Field(default=400, ge=20, description="a longer directive is dropped")
+    max_directives: int = Field(default=4, ge=1, le=16, description="directives taken from one reply")
+
+
 class NoCriticConfig(Strict):
     """No critic: scalar reward only."""
 
     kind: Literal["none"]
 
 
-CriticConfig = Annotated[
+SingleCriticConfig = (
     LabRulesCriticConfig
     | RulesCriticConfig
     | LiteLLMCriticConfig
     | OpenAICriticConfig
+    | PolicyCriticConfig
+    | PythonCriticConfig
     | RecordedCriticConfig
     | ScriptedCriticConfig
-    | NoCriticConfig,
-    Field(discriminator="kind"),
-]
+)
+
+
+class PanelCriticConfig(Strict):
+    """Several critics at once: scores by median, the verdict by majority, directives from the members that agree."""
+
+    kind: Literal["panel"]
+    name: str = "panel"
+    members: tuple[Annotated[SingleCriticConfig, Field(discriminator="kind")], ...] = Field(min_length=2, max_length=9)
+    quorum: int | None = Field(default=None, ge=1, description="members that must answer; unset: more than half")
+    max_directives: int = Field(default=4, ge=1, le=16, description="directives taken from all members together")
+
+    @model_validator(mode="after")
+    def _quorum_can_be_met(self) -> Self:
+        if self.quorum is not None and self.quorum > len(self.members):
+            raise ValueError(f"quorum = {self.quorum}, but there are {len(self.members)} members")
+        return self
+
+
+CriticConfig = Annotated[SingleCriticConfig | PanelCriticConfig | NoCriticConfig, Field(discriminator="kind")]
 RemoteCriticConfig = LiteLLMCriticConfig | OpenAICriticConfig
-PromptedCriticConfig = LiteLLMCriticConfig | OpenAICriticConfig | RecordedCriticConfig | ScriptedCriticConfig
+PromptedCriticConfig = (
+    LiteLLMCriticConfig | OpenAICriticConfig | PolicyCriticConfig | RecordedCriticConfig | ScriptedCriticConfig
+)
+
+
+def stage_deadline_s(config: CriticConfig | None) -> float | None:
+    """How long a step waits for its critiques; None waits for all. Each member of a panel keeps to its own deadline."""
+    return config.stage_deadline_s if isinstance(config, RemoteCriticConfig) else None
+
+
+def late_steps(config: CriticConfig | None) -> int:
+    """How many steps later a critique may still serve; a panel's votes are counted in time or not at all."""
+    return config.late_steps if isinstance(config, RemoteCriticConfig) else 0
+
+
+def shows_reference(config: CriticConfig | None) -> bool:
+    """Whether any critic of this section may see the answer; each member of a panel keeps to its own setting."""
+    if isinstance(config, PanelCriticConfig):
+        return any(shows_reference(member) for member in config.members)
+    return isinstance(config, PromptedCriticConfig) and config.show_reference

@@ -16,27 +16,31 @@ def describe() -> list[str]:
     """One line a key, sections first, alternatives of a section under their `kind` or `name`."""
     return [
         "  seeds (default []): every arm is run at each of these seeds, instead of at `seed`",
-        *_lines(RunConfig, ""),
+        *_lines(RunConfig, "", set()),
         "\n[arms.NAME]  Sections of this arm, laid over those above; every arm is a run of its own.",
         f"\n[[checks]]  {CheckConfig.__doc__}",
-        *_lines(CheckConfig, "checks."),
+        *_lines(CheckConfig, "checks.", set()),
     ]
 
 
-def _lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def _lines(model: type[BaseModel], prefix: str, told: set[type[BaseModel]]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = list(dict.fromkeys(_models(field.annotation)))
         shape = get_origin(field.annotation)
         where = f"{prefix}{field.alias or name}" + (".NAME" if inner and shape is dict else "")
         if not inner:
             yield _line(where, field)
+        elif told.issuperset(inner):
+            yield f"\n[[{where}]]  Tables, each like one of those above."
+            continue
         for choice in inner:
+            told.add(choice)
             tag = next((f for f in ("kind", "name") if f in choice.model_fields and len(inner) > 1), None)
             label = f' with {tag} = "{_literal(choice, tag)}"' if tag else ""
             summary = (choice.__doc__ or "").strip().splitlines()[0]
             head = f"[[{where}]]" if shape is tuple else f"[{where}]"
             yield f"\n{head}{label}  {summary}"
-            yield from _lines(choice, f"{where}.")
+            yield from _lines(choice, f"{where}.", told)
 
 
 def _line(where: str, field: FieldInfo) -> str:

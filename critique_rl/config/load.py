@@ -11,14 +11,15 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from pydantic import ValidationError
 
 from critique_rl.config.check import CheckConfig
-from critique_rl.config.run import NAME, NEEDS, RunConfig
+from critique_rl.config.run import NAME, NEEDS, OPTIONAL, RunConfig
+from critique_rl.config.shorthand import critic_tree
 from critique_rl.errors import ConfigError
 
 Tree = dict[str, object]
@@ -63,6 +64,8 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
     known = [*cast(Tree, arms)] or [str(tree.get("name", "run"))]
     for number, check in enumerate(cast(list[object], checks), start=1):
         _check_check(check, known, source=f"{path}: checks, entry {number}")
+    for section in (tree, *cast("dict[str, Tree]", arms).values()):
+        _spell_out_critic(section)
     _put_all(tree, overrides)
     return RunFile(
         base=tree,
@@ -72,6 +75,19 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
         source=str(path),
         overrides=tuple(overrides),
     )
+
+
+def with_feedback(run_file: RunFile, path: str) -> RunFile:
+    """The same run, learning from a file of feedback instead of asking a critic."""
+    feedback = cast(Tree, run_file.base.get("feedback", {}))
+    base: Tree = {**_without_critic(run_file.base), "feedback": {**feedback, "path": path}}
+    arms = {name: _without_critic(arm) for name, arm in run_file.arms.items()}
+    overrides = tuple((key, value) for key, value in run_file.overrides if key.split(".")[0] != "critic")
+    return replace(run_file, base=base, arms=arms, overrides=overrides)
+
+
+def _without_critic(tree: Mapping[str, object]) -> Tree:
+    return {key: value for key, value in tree.items() if key != "critic"}
 
 
 def resolve(run_file: RunFile, *, arm: str | None = None, seed: int | None = None) -> RunConfig:
@@ -85,7 +101,7 @@ def resolve(run_file: RunFile, *, arm: str | None = None, seed: int | None = Non
         _put_all(tree, run_file.overrides)
         algorithm = tree.get("algorithm", {})
         name = cast(Tree, algorithm).get("name", "grpo") if isinstance(algorithm, dict) else None
-        inert = {"critic", "refinement", "distillation"} - NEEDS.get(str(name), frozenset())
+        inert = OPTIONAL - NEEDS.get(str(name), frozenset())
         tree = {key: value for key, value in tree.items() if key not in inert or key in run_file.arms[arm]}
     if seed is not None:
         tree = {**tree, "seed": seed}
@@ -123,8 +139,8 @@ def merge(base: Mapping[str, object], over: Mapping[str, object]) -> Tree:
 
 def dump(config: RunConfig) -> str:
     """Every value of every section that the run reads, as JSON text; `load_resolved` reads it back."""
-    inert = {"critic", "refinement", "distillation"} - NEEDS[config.algorithm.name]
-    return json.dumps(config.model_dump(mode="json", exclude=inert), indent=2) + "\n"
+    inert = OPTIONAL - NEEDS[config.algorithm.name]
+    return json.dumps(config.model_dump(mode="json", exclude=set(inert)), indent=2) + "\n"
 
 
 def load_resolved(path: Path) -> RunConfig:
@@ -169,3 +185,11 @@ def _put(tree: Tree, key: str, text: str) -> None:
         node[parts[-1]] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         node[parts[-1]] = text
+    if parts == ["critic"]:
+        _spell_out_critic(tree)
+
+
+def _spell_out_critic(tree: Tree) -> None:
+    """A critic that is named in one line becomes a section, so that an override can change one key of it."""
+    if isinstance(tree.get("critic"), str):
+        tree["critic"] = critic_tree(tree["critic"])

@@ -6,9 +6,9 @@ error. Must not know: torch, transformers, or how anything is built.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from critique_rl.config.algorithm import (
     AlgorithmConfig,
@@ -18,20 +18,26 @@ from critique_rl.config.algorithm import (
 )
 from critique_rl.config.base import Strict
 from critique_rl.config.critic import CriticConfig
+from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.rewards import RewardConfig
+from critique_rl.config.shorthand import critic_tree
 from critique_rl.config.tasks import LabTasksConfig, TasksConfig
+from critique_rl.config.trust import TrustConfig
 
 NAME = r"^[A-Za-z0-9._-]{1,80}$"
 """What runs and arms may be called: their names are directories."""
 
 NEEDS: dict[str, frozenset[str]] = {
     "grpo": frozenset(),
-    "critique_grpo": frozenset({"critic", "plateau", "refinement"}),
-    "directive_distillation": frozenset({"critic", "plateau", "distillation"}),
-    "two_channel": frozenset({"critic", "plateau", "refinement", "distillation"}),
+    "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "trust"}),
+    "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation"}),
+    "two_channel": frozenset({"critic", "feedback", "plateau", "refinement", "distillation", "trust"}),
 }
 """Which optional sections each algorithm reads (the plateau tracker always watches; only these act on it)."""
+
+OPTIONAL = frozenset({"critic", "feedback", "refinement", "distillation", "trust"})
+"""Sections that must not be set where the algorithm reads nothing of them."""
 
 
 class PolicyConfig(Strict):
@@ -128,7 +134,9 @@ class RunConfig(Strict):
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = GrpoConfig()
     plateau: PlateauConfig = PlateauConfig()
-    critic: CriticConfig | None = None
+    critic: Annotated[CriticConfig | None, BeforeValidator(critic_tree)] = None
+    feedback: FeedbackConfig | None = None
+    trust: TrustConfig = TrustConfig()
     refinement: RefinementConfig = RefinementConfig()
     distillation: DistillationConfig = DistillationConfig()
     loss: LossConfig = LossConfig()
@@ -146,14 +154,17 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _every_section_is_read(self) -> RunConfig:
         needs = NEEDS[self.algorithm.name]
-        inert = sorted(({"critic", "refinement", "distillation"} & self.model_fields_set) - needs)
-        if self.critic is None:
-            inert = [name for name in inert if name != "critic"]
+        unset = {name for name in ("critic", "feedback") if getattr(self, name) is None}
+        inert = sorted((OPTIONAL & self.model_fields_set) - unset - needs)
         if inert:
             raise ValueError(
                 f"[{'], ['.join(inert)}] would have no effect under algorithm.name = {self.algorithm.name!r}; "
                 "remove the section or choose an algorithm that reads it"
             )
-        if "critic" in needs and self.critic is None:
-            raise ValueError(f"algorithm.name = {self.algorithm.name!r} needs a [critic] section, and none is set")
+        if self.critic is not None and self.feedback is not None:
+            raise ValueError("[feedback] takes the place of a critic: remove the [critic] section, or [feedback]")
+        if "critic" in needs and self.critic is None and self.feedback is None:
+            raise ValueError(
+                f"algorithm.name = {self.algorithm.name!r} needs a [critic] section (or [feedback]), and none is set"
+            )
         return self

@@ -17,8 +17,8 @@ PUBLIC = {
         "Refinement", "Rollout", "Score", "ScoreStatus", "Task", "TeacherTargets", "TrainSample", "Usage",
     },
     "critique_rl.protocols": {
-        "Algorithm", "Critic", "GroupState", "Plateau", "Policy", "Reward", "RolloutEngine", "StepReport", "TaskSource",
-        "Tracker",
+        "Algorithm", "Critic", "FeedbackSource", "GroupState", "Plateau", "Policy", "Reward", "RolloutEngine",
+        "StepReport", "StreamingCritic", "TaskSource", "Tracker", "Trust",
     },
     "critique_rl.errors": {
         "CheckpointError", "ConfigError", "CriticBudgetError", "CriticError", "CriticMalformedError",
