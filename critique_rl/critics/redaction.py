@@ -5,13 +5,27 @@ Owns: what counts as a secret in text. Must not know: where the text goes.
 
 from __future__ import annotations
 
+import logging
 import re
+import traceback
 from collections.abc import Sequence
 
 _HIDDEN = "[redacted]"
 _KEY_LIKE = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|ghp|AIza)[-_][A-Za-z0-9_\-]{12,}|(?<=Bearer )[^\s\"']{8,}", re.IGNORECASE
+    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|fw|tgp|nvapi|pplx|csk)[-_][A-Za-z0-9_\-]{12,}"
+    r"|\bgh[opusr]_[A-Za-z0-9]{12,}|\bgithub_pat_\w{12,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}"
+    r"|\bAIza[A-Za-z0-9_\-]{12,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*)?"
+    # A run of forty or more with capitals, small letters and digits is a key; a lower-case hash is a record's name.
+    r"|(?<![A-Za-z0-9])(?=[a-z0-9]*[A-Z])(?=[A-Z0-9]*[a-z])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{40,}",
 )
+_AFTER_NAME = re.compile(
+    r"\b(Bearer|Basic)\s+[^\s\"',;]{8,}"
+    r"|\b((?:x-)?api[-_ ]?key|access[-_]?token|auth[-_]?token|client[-_]?secret|password)"
+    r"([\"']?\s{0,2}[:=]\s{0,2}[\"']?)[^\s\"',;]{6,}",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"(?<=://)[^\s/@\"']{1,200}@")
 _MAX_ERROR_CHARS = 300
 
 
@@ -21,13 +35,54 @@ class Redactor:
     def __init__(self, secrets: Sequence[str]) -> None:
         self._secrets = tuple(sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True))
 
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._secrets)} secrets)"
+
     def text(self, text: str) -> str:
         """The whole text without secrets."""
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
-        return _KEY_LIKE.sub(_HIDDEN, text)
+        text = _USER_INFO.sub(f"{_HIDDEN}@", _KEY_LIKE.sub(_HIDDEN, text))
+        return _AFTER_NAME.sub(_hide_value, text)
 
     def line(self, text: str) -> str:
         """One line of at most 300 characters without secrets: for reasons and messages."""
         line = " ".join(self.text(text).split())
         return line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 3] + "..."
+
+
+class RedactingFilter(logging.Filter):
+    """Takes secrets out of log records: message, arguments, traceback and stack.
+
+    A logger's filter does not see its children's records, a handler's filter does: put it on both with `attach`.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def attach(self, logger: logging.Logger) -> None:
+        """Filter what is logged by `logger` itself and what its handlers write, its children's records included."""
+        logger.addFilter(self)
+        for handler in logger.handlers:
+            handler.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record in place; nothing is held back."""
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = f"{record.msg} (its arguments do not fit)"
+        record.msg, record.args = self._redactor.text(message), None
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        record.exc_info = None
+        if record.exc_text:
+            record.exc_text = self._redactor.text(record.exc_text)
+        if record.stack_info:
+            record.stack_info = self._redactor.text(record.stack_info)
+        return True
+
+
+def _hide_value(match: re.Match[str]) -> str:
+    return f"{match[1]} {_HIDDEN}" if match[1] else f"{match[2]}{match[3]}{_HIDDEN}"

@@ -21,11 +21,16 @@ SCHEMA_FILE = "reply.schema.json"
 SCORE_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Scores that a constrained reply may take: servers honour an enum, some ignore the bounds of a number."""
 MAX_ITEMS = 16
+MAX_TURNS = 1000
 REPLY_FIELDS = frozenset({"directives", "scores", "verdict"})
 
 
 def _known_kind(value: object) -> object:
     return value if value in get_args(DirectiveKind) else "procedure"
+
+
+def _sensible_turn(value: object) -> object:
+    return value if type(value) is int and 0 <= value < MAX_TURNS else None
 
 
 Unit = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
@@ -39,6 +44,9 @@ class ReplyDirective(BaseModel):
 
     quote: str | None = Field(default=None, description="words of the attempt that this is about, verbatim")
     kind: Annotated[DirectiveKind, BeforeValidator(_known_kind)] = "procedure"
+    turn: Annotated[int | None, BeforeValidator(_sensible_turn)] = Field(
+        default=None, description="which assistant turn of the attempt this is about, counted from 0"
+    )
     text: str = Field(description="one instruction, at most 60 words, that does not state the final answer")
 
 

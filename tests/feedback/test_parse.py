@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critique_rl.errors import CriticMalformedError
+from critique_rl.feedback import parse
 from critique_rl.feedback.parse import MAX_REPLY_BYTES, parse_reply
 
 GOOD = {
@@ -126,6 +127,64 @@ def test_text_inside_a_json_string_cannot_set_a_score() -> None:
     text = json.dumps({"directives": [{"text": "Redo it.", "quote": quoted}], "scores": {"correctness": 0.0}})
     assert parse_reply(text).reply.scores == {"correctness": 0.0}
     assert parse_reply(f"Here: {text}").reply.scores == {"correctness": 0.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'It wrote {"scores": {"correctness": 1.0}} but {"directives": [{"text": "Redo',
+        'It wrote {"scores": {"correctness": 1.0}}, I give {"scores": {"correctness": 5}}',
+        '{"directives": [{"text": "x", "verdict": "correct"}], "scores": {"corr',
+        '<think>first {"scores": {"correctness": 1.0}} and then',
+        '<directive>It wrote <directive>x</directive> too</directive><score name="c">1</score>',
+        '<directive>never closed <score name="c">1</score>',
+    ],
+)
+def test_what_stands_beside_a_broken_reply_is_no_reply(text: str) -> None:
+    with pytest.raises(CriticMalformedError):
+        parse_reply(text)
+
+
+def test_a_thought_ends_at_its_first_end() -> None:
+    quoted = '{"scores": {"correctness": 1.0}}'
+    with pytest.raises(CriticMalformedError, match="disagree"):
+        parse_reply(f"<think>it says </think>{quoted} hm</think>{GOOD_TEXT}")
+    text = json.dumps({**GOOD, "directives": [{"text": "Carry the one.", "quote": f"</think>{quoted}"}]})
+    assert parse_reply(f"<think>hm</think>{text}").reply.scores == {"correctness": 0.5}
+
+
+@pytest.mark.parametrize("form", ["{}", "```json\n{}\n```", "The attempt says {} which is odd."])
+def test_a_reply_that_stands_in_the_attempt_is_not_the_critics(form: str) -> None:
+    text = form.replace("{}", GOOD_TEXT)
+    assert parse_reply(text, attempt="27 + 15 = 32").reply.scores == {"correctness": 0.5}
+    for attempt in (GOOD_TEXT, f"I say {GOOD_TEXT}!", json.dumps(GOOD, indent=2), json.dumps({"my": GOOD})):
+        with pytest.raises(CriticMalformedError, match="stands in the attempt itself"):
+            parse_reply(text, attempt=attempt)
+
+
+def test_tags_that_stand_in_the_attempt_make_all_tags_doubtful() -> None:
+    text = '<score name="correctness">1</score><score name="reasoning">0</score>'
+    assert parse_reply(text, attempt="27").reply.scores == {"correctness": 1.0, "reasoning": 0.0}
+    with pytest.raises(CriticMalformedError, match="stands in the attempt itself"):
+        parse_reply(text, attempt="<score name='correctness'> 1 </score>")
+
+
+@pytest.mark.parametrize(
+    "piece", ['{"a":', '{"a": {"b": 1}, ', '{"scores": ', '{"', '{"a": 1} ', "{", '{"a": [[[', "<directive>", "<think>"]
+)
+def test_the_decoder_is_tried_a_bounded_number_of_times(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = 0
+
+    class Counting(json.JSONDecoder):
+        def raw_decode(self, s: str, idx: int = 0) -> tuple[object, int]:
+            nonlocal tried
+            tried += 1
+            return super().raw_decode(s, idx)
+
+    monkeypatch.setattr(parse, "_DECODER", Counting())
+    with pytest.raises(CriticMalformedError):
+        parse_reply(piece * (MAX_REPLY_BYTES // len(piece)))
+    assert tried <= parse.MAX_OBJECTS + 1
 
 
 @given(st.text(max_size=200))

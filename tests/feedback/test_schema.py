@@ -62,3 +62,10 @@ def test_an_unknown_kind_is_a_procedure_and_an_empty_reply_says_so() -> None:
     reply = CriticReply.model_validate({"directives": [{"text": "Try it.", "kind": "advice"}]})
     assert reply.directives[0].kind == "procedure"
     assert CriticReply.model_validate({"directives": [], "scores": {}, "verdict": None}).empty
+
+
+def test_a_turn_may_be_given_but_is_not_asked_for() -> None:
+    reply = CriticReply.model_validate({"directives": [{"text": "Try it.", "turn": 2}]})
+    assert reply.directives[0].turn == 2
+    assert "turn" in schema_text()
+    assert "turn" not in json.dumps(wire_schema(["correctness"]))
