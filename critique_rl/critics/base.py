@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from critique_rl.config.critic import PromptedCriticConfig
+from critique_rl.config.critic import LiteLLMCriticConfig, OpenAICriticConfig, PromptedCriticConfig
 from critique_rl.errors import (
     CriticBudgetError,
     CriticError,
@@ -22,12 +22,14 @@ from critique_rl.feedback.leak import leaks
 from critique_rl.feedback.parse import parse_reply
 from critique_rl.feedback.split import DirectiveFilter, split
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.prompting.fence import MAX_ATTEMPT_CHARS, fence
+from critique_rl.prompting.fence import MAX_ATTEMPT_CHARS, disarm, fence
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Message, Usage
 
 NOTHING_USED = Usage()
 _DEFAULT_BOUNDS = DirectiveFilter()
+DEFAULT_PROMPT = "critic"
+TAGS_PROMPT = "critic_tags"
 CRITIC_INPUTS = ("question", "attempt", "nonce", "detail", "reference", "criteria")
 _OUTCOMES: tuple[tuple[type[CriticError], CriticOutcome], ...] = (
     (CriticTimeoutError, CriticOutcome.TIMED_OUT),
@@ -64,6 +66,8 @@ class Asker:
         detail = request.score.detail
         if not reference and leaks(detail, task.answer, question=task.question):
             detail = ""
+        # A verifier's detail may quote the attempt.
+        detail = disarm(detail).text
         return self.template.messages_from(
             {
                 "question": task.question,
@@ -87,12 +91,19 @@ class ReplyContext:
     latency_s: float = 0.0
     bounds: DirectiveFilter = _DEFAULT_BOUNDS
     asked: tuple[Message, ...] = ()
+    cached: bool = False
 
 
-def asker_from(config: PromptedCriticConfig) -> Asker:
-    """The asker that a critic section describes. Raises PromptError if its prompt cannot be used."""
+def asker_from(config: PromptedCriticConfig, *, prompt: str = "") -> Asker:
+    """The asker that a critic section describes, or the same with another prompt.
+
+    A critic that is asked for plain text from the start is shown tags instead of JSON, unless its prompt was chosen.
+    Raises PromptError if its prompt cannot be used.
+    """
+    plain = isinstance(config, LiteLLMCriticConfig | OpenAICriticConfig) and config.structured_output == "text"
+    chosen = TAGS_PROMPT if plain and config.prompt == DEFAULT_PROMPT else config.prompt
     return Asker(
-        load_prompt(config.prompt),
+        load_prompt(prompt or chosen),
         criteria=config.criteria,
         show_reference=config.show_reference,
         max_attempt_chars=config.max_attempt_chars,
@@ -113,10 +124,12 @@ def read_reply(text: str, request: CriticRequest, context: ReplyContext) -> Crit
     if context.finish_reason == "length":
         return failed(request, CriticMalformedError("the reply was cut off: raise max_tokens"), context, reply=text)
     try:
-        reply = parse_reply(text).reply
+        parsed = parse_reply(text, attempt=request.attempt)
     except CriticMalformedError as error:
         return failed(request, error, context, reply=text)
-    parts = split(reply, request, bounds=context.bounds, asked="\n".join(m.content for m in context.asked))
+    reply = parsed.reply
+    asked = "\n".join(message.content for message in context.asked)
+    parts = split(reply, request, bounds=context.bounds, asked=asked, critic=context.critic)
     return Critique(
         rollout_id=request.rollout_id,
         critic=context.critic,
@@ -130,6 +143,8 @@ def read_reply(text: str, request: CriticRequest, context: ReplyContext) -> Crit
         prompt_hash=context.prompt_hash,
         usage=context.usage,
         latency_s=context.latency_s,
+        parse_form=parsed.form,
+        cached=context.cached,
     )
 
 
@@ -152,4 +167,5 @@ def failed_as(
         prompt_hash=context.prompt_hash,
         usage=context.usage,
         latency_s=context.latency_s,
+        cached=context.cached,
     )

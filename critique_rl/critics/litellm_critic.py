@@ -18,16 +18,21 @@ import httpx
 import openai
 
 from critique_rl.config.critic import LiteLLMCriticConfig
+from critique_rl.critics.asking import FIRST_ASK, Ask
 from critique_rl.critics.completion import ChatReply, StructuredLadder, read_completion
+from critique_rl.critics.limits import configured_batch_price_usd, configured_price_usd
+from critique_rl.critics.openai_compatible import endpoint_of, quiet_client_logs
 from critique_rl.critics.redaction import Redactor
-from critique_rl.critics.remote import RemoteCritic, configured_price_usd
+from critique_rl.critics.remote import RemoteCritic
 from critique_rl.critics.sdk_errors import call_failed
 from critique_rl.errors import CriticSetupError
+from critique_rl.feedback.cache import AnswerCache
 from critique_rl.feedback.schema import JsonObject
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.net import CallFailed, LoopThread, Spent
 from critique_rl.types import Message
 
+WANTED_VERSIONS = "litellm>=1.106.2,<1.107,!=1.107.*"
 REFUSED_VERSIONS = ("1.82.7", "1.82.8", "1.107.*")
 """Two releases with a stolen publishing token's payload, and a line with reports of a second one."""
 _IMPORT_LOCK = threading.Lock()
@@ -45,6 +50,8 @@ class _LiteLLM(Protocol):
 
     def get_llm_provider(self, model: str, *, api_base: str | None) -> tuple[str, str, str | None, str | None]: ...
 
+    def get_model_info(self, model: str) -> Mapping[str, object]: ...
+
     def validate_environment(self, model: str) -> Mapping[str, object]: ...
 
 
@@ -52,6 +59,7 @@ def litellm_critic(
     config: LiteLLMCriticConfig,
     *,
     store: ExchangeStore | None = None,
+    cache: AnswerCache | None = None,
     thread: LoopThread | None = None,
     spent: Spent | None = None,
     extra_arguments: Mapping[str, object] | None = None,
@@ -69,7 +77,7 @@ def litellm_critic(
             f"critic.max_cost_usd: no price is known for {config.model!r}: set usd_per_million_prompt_tokens and "
             "usd_per_million_completion_tokens, or bound the run by max_calls or max_total_tokens"
         )
-    return RemoteCritic(config, transport, redact=redact, store=store, thread=thread, spent=spent)
+    return RemoteCritic(config, transport, redact=redact, store=store, cache=cache, thread=thread, spent=spent)
 
 
 class LiteLLMTransport:
@@ -89,18 +97,21 @@ class LiteLLMTransport:
         self._key = key
         self._redact = redact
         self._extra = extra_arguments
+        # Two addresses of one provider are told apart by its address; without one, the model's name says it all.
+        self.endpoint = endpoint_of(config.base_url) if config.base_url else "litellm"
         self._ladder = StructuredLadder(config.structured_output, config.criteria)
         source = f"the environment variable {config.api_key_env}" if config.api_key_env else "the provider's key"
         self._hint = f"check critic.model = {config.model!r}, critic.base_url and {source}"
 
-    async def complete(self, messages: Sequence[Message]) -> ChatReply:
+    async def complete(self, messages: Sequence[Message], ask: Ask = FIRST_ASK) -> ChatReply:
         """Send one request, stepping down the structured-output ladder if the provider refuses a form."""
 
         async def send(response_format: JsonObject | None) -> object:
-            return await self._library.acompletion(**self._arguments(messages, response_format))
+            return await self._library.acompletion(**self._arguments(messages, ask, response_format))
 
         try:
-            return read_completion(await self._ladder.ask(send), price_usd=self.price_usd)
+            formed = await self._ladder.ask(send)
+            return read_completion(formed.answer, price_usd=self.price_usd, form=formed.form)
         except CallFailed:
             raise
         except (openai.OpenAIError, httpx.HTTPError, ValueError) as error:
@@ -119,22 +130,44 @@ class LiteLLMTransport:
         # A local model is listed at 0, which means "not known" to a budget.
         return asked + answered if asked + answered > 0 or prompt_tokens + completion_tokens == 0 else None
 
+    def batch_price_usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """By the config's prices, else by LiteLLM's table of batch prices; None for a model that has none there."""
+        if self._config.priced:
+            return configured_batch_price_usd(self._config, prompt_tokens, completion_tokens)
+        try:
+            info = self._library.get_model_info(self._config.model)
+        except Exception:  # the table's misses come as several unrelated classes
+            return None
+        asked, answered = info.get("input_cost_per_token_batches"), info.get("output_cost_per_token_batches")
+        if not isinstance(asked, int | float) or not isinstance(answered, int | float):
+            return None
+        return prompt_tokens * asked + completion_tokens * answered
+
+    def body(self, messages: Sequence[Message], ask: Ask = FIRST_ASK) -> dict[str, object]:
+        """The JSON body of one request to an OpenAI-compatible batch endpoint, in the present response form."""
+        local = ("api_key", "api_base", "timeout", "max_retries")
+        arguments = self._arguments(messages, ask, self._ladder.response_format)
+        name = self._library.get_llm_provider(self._config.model, api_base=self._config.base_url)[0]
+        return {**{key: value for key, value in arguments.items() if key not in local}, "model": name}
+
     async def close(self) -> None:
         await self._library.close_litellm_async_clients()
 
-    def _arguments(self, messages: Sequence[Message], response_format: JsonObject | None) -> dict[str, object]:
+    def _arguments(
+        self, messages: Sequence[Message], ask: Ask, response_format: JsonObject | None
+    ) -> dict[str, object]:
         config = self._config
         optional: dict[str, object | None] = {
             "api_key": self._key or None,
             "api_base": config.base_url,
-            "seed": config.seed,
+            "seed": ask.seed(config.seed),
             "response_format": response_format,
         }
         return {
             "model": config.model,
             "messages": [{"role": message.role, "content": message.content} for message in messages],
             "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
+            "max_tokens": ask.max_tokens(config.max_tokens),
             "timeout": config.timeout_s,
             "max_retries": 0,
             **{name: value for name, value in optional.items() if value is not None},
@@ -149,7 +182,7 @@ def check_version(version: str) -> None:
         if version == refused or (prefix != refused and version.startswith(prefix)):
             raise CriticSetupError(
                 f"litellm {version} is installed and is refused (compromised or suspect release): "
-                "pip install 'litellm>=1.106.2,<1.107', and rotate every key this environment has held"
+                f"pip install '{WANTED_VERSIONS}', and rotate every key this environment has held"
             )
 
 
@@ -159,7 +192,7 @@ def load_litellm() -> _LiteLLM:
         check_version(importlib.metadata.version("litellm"))
     except importlib.metadata.PackageNotFoundError:
         raise CriticSetupError(
-            "critic.kind = \"litellm\" needs litellm, which is not installed: pip install 'litellm>=1.106.2,<1.107'"
+            f"critic.kind = \"litellm\" needs litellm, which is not installed: pip install '{WANTED_VERSIONS}'"
         ) from None
     with _IMPORT_LOCK, warnings.catch_warnings():
         # Without these the import reads .env from the working directory and fetches a price table.
@@ -172,6 +205,7 @@ def load_litellm() -> _LiteLLM:
         library.suppress_debug_info = True
         library.disable_aiohttp_transport = True
         logging.getLogger("LiteLLM").setLevel(logging.WARNING)
+        quiet_client_logs()
     return library
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from critique_rl.config.critic import LiteLLMCriticConfig
+from critique_rl.config.critic import LiteLLMCriticConfig, RecordedCriticConfig
 from critique_rl.critics import litellm_critic as module
 from critique_rl.critics.litellm_critic import check_version, litellm_critic
+from critique_rl.critics.recorded import recorded_critic
 from critique_rl.errors import CriticSetupError
 from critique_rl.feedback.store import ExchangeStore
-from critique_rl.types import CriticOutcome, CriticRequest
+from critique_rl.types import CriticOutcome, CriticRequest, Usage
 
 Make = Callable[..., CriticRequest]
 
@@ -167,3 +169,56 @@ def test_over_a_socket_a_refused_key_stops_the_run(local: Any, server: Any, answ
         one.review([make_request()])
     one.close()
     assert "topsecret" not in str(caught.value)
+
+
+def test_a_refusal_names_the_range_to_install() -> None:
+    with pytest.raises(CriticSetupError, match=re.escape("pip install 'litellm>=1.106.2,<1.107,!=1.107.*'")):
+        check_version("1.107.2")
+
+
+@pytest.mark.parametrize("cause", ["RateLimitError", "ContextWindowExceededError", "InternalServerError"])
+def test_mock_faults_are_outcomes_and_cost_nothing(
+    make_request: Make, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
+    one = litellm_critic(config(max_attempts=1), extra_arguments={"mock_response": f"litellm.{cause}"})
+    critique = one.review([make_request()])[0]
+    one.close()
+    assert critique.outcome is (CriticOutcome.RATE_LIMITED if cause == "RateLimitError" else CriticOutcome.FAILED)
+    assert critique.usage == Usage(cost_usd=0.0)
+
+
+def test_a_batch_costs_what_the_table_or_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
+    prices = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_completion_tokens": 50.0}
+    cases = [
+        # gpt-4o-mini: half of 0.15 and 0.60 usd per million tokens.
+        (config(), 0.5 * (1000 * 0.15 + 1000 * 0.60) / 1e6),
+        (config(**prices, batch_price_factor=0.25), 0.25 * (1000 * 10 + 1000 * 50) / 1e6),
+        (config(**prices), None),
+        (config(model="openai/stub", base_url="http://127.0.0.1:9/v1"), None),
+    ]
+    for case, wanted in cases:
+        one = litellm_critic(case)
+        found = one._transport.batch_price_usd(1000, 1000)
+        one.close()
+        assert found == (None if wanted is None else pytest.approx(wanted))
+
+
+def test_over_a_socket_a_reply_is_asked_again_kept_and_replayed(
+    local: Any, server: Any, answer: Any, make_request: Make, tmp_path: Path, good_reply: str
+) -> None:
+    server.script = [answer(text="no idea"), answer(finish_reason="length"), answer(text=good_reply)]
+    one = local(cache=str(tmp_path / "cache.sqlite"), seed=3)
+    body = one.plan(make_request()).body
+    said = [one.review([make_request()])[0] for _ in range(2)]
+    one.close()
+    assert [(sent["max_tokens"], sent["seed"]) for sent in server.bodies] == [(512, 3), (512, 4), (1024, 5)]
+    # What a batch would send is what was sent.
+    assert {name: server.bodies[0][name] for name in body} == body
+    assert [(critique.asks, critique.cached) for critique in said] == [(3, False), (3, True)]
+    assert said[0].usage.cost_usd is None and said[1].usage == Usage(cost_usd=0.0)
+    replay = recorded_critic(RecordedCriticConfig(kind="recorded", path=str(tmp_path / "e.jsonl")))
+    # The later answer to the same rollout is the one that counted last.
+    assert replay.review([make_request()]) == said[1:]
+    replay.close()

@@ -32,6 +32,8 @@ def test_a_run_is_replayed_exactly_failures_included(
             for text in replies
         ),
         answer(text="no idea"),
+        answer(text="no idea, again"),
+        answer(finish_reason="length"),
         answer(finish_reason="length"),
         answer(refusal="no"),
         answer(status=503, text="overloaded"),
@@ -55,7 +57,7 @@ def test_a_run_is_replayed_exactly_failures_included(
     assert replay.review(requests) == said
     assert replay.review(list(reversed(requests))) == list(reversed(said))
     replay.close()
-    assert len(server.bodies) == 7
+    assert len(server.bodies) == 9
 
 
 def test_what_was_never_recorded_fails_with_the_reason(server: Any, make_request: Make, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_the_shipped_example_replays(tmp_path: Path) -> None:
     exchanges = list(ExchangeStore(path))
     critic.close()
     wanted = [
-        request_key(critic=one.critic, model=one.model, messages=one.messages, sampling=one.sampling)
+        request_key(endpoint=one.endpoint, model=one.model, messages=one.messages, sampling=one.sampling)
         for one in exchanges
     ]
     assert [one.key for one in exchanges] == wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from critique_rl.critics.remote import spent_in
+from critique_rl.critics.limits import spent_in
 from critique_rl.feedback.store import Exchange, ExchangeStore
 from critique_rl.net import Spent
 from critique_rl.types import CriticOutcome, Usage

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 import threading
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from critique_rl.errors import DataError
-from critique_rl.feedback.store import Exchange, ExchangeStore, SamplingValue, request_key
+from critique_rl.feedback.store import Exchange, ExchangeStore, SamplingValue, StoreTotals, request_key
 from critique_rl.types import CriticOutcome, Message, Usage
 
 ASKED = (Message(role="system", content="s"), Message(role="user", content="\u00fc?"))
@@ -17,7 +20,13 @@ SAMPLING: dict[str, SamplingValue] = {"temperature": 0.3, "max_tokens": 8, "seed
 
 
 def key(**changes: object) -> str:
-    arguments: dict[str, object] = {"critic": "c", "model": "m", "messages": ASKED, "sampling": SAMPLING, **changes}
+    arguments: dict[str, object] = {
+        "endpoint": "h/v1",
+        "model": "m",
+        "messages": ASKED,
+        "sampling": SAMPLING,
+        **changes,
+    }
     return request_key(**arguments)  # type: ignore[arg-type]
 
 
@@ -38,14 +47,14 @@ def exchange(rollout_id: str = "r1", reply: str = "{}", outcome: CriticOutcome =
 
 def test_the_key_is_sha256_of_the_canonical_json() -> None:
     # By sha256sum of the line:
-    # {"critic":"c","messages":[["user","q"]],"model":"m","sample_index":0,"sampling":{"t":1},"version":1}
-    found = request_key(critic="c", model="m", messages=[Message(role="user", content="q")], sampling={"t": 1})
-    assert found == "cff12c466e5fbf5f71185c5d5c7e94ddd0a8433091aecd683dff31f20be8e7ec"
+    # {"endpoint":"h","messages":[["user","q"]],"model":"m","sample_index":0,"sampling":{"t":1},"version":2}
+    found = request_key(endpoint="h", model="m", messages=[Message(role="user", content="q")], sampling={"t": 1})
+    assert found == "a336af95467ddad40ab264f18c48466d5943bca888f59914c56a0fa62a3e23d2"
 
 
 def test_the_key_changes_with_what_shapes_a_reply_and_with_nothing_else() -> None:
     changed = [
-        key(critic="d"),
+        key(endpoint="g/v1"),
         key(model="n"),
         key(messages=ASKED[1:]),
         key(sampling={**SAMPLING, "temperature": 0.4}),
@@ -100,8 +109,8 @@ def test_a_bad_line_inside_is_an_error_with_its_number(tmp_path: Path) -> None:
     path.write_bytes(good + b'{"key": 1}\n' + good)
     with pytest.raises(DataError, match=r"e\.jsonl, line 2: .*not a recorded exchange"):
         ExchangeStore(path)
-    path.write_bytes(good.replace(b'"version": 1', b'"version": 9'))
-    with pytest.raises(DataError, match="line 1: record version 9; this program reads 1"):
+    path.write_bytes(good.replace(b'"version": 2', b'"version": 9'))
+    with pytest.raises(DataError, match="line 1: record version 9; this program reads 2"):
         ExchangeStore(path)
 
 
@@ -122,3 +131,48 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
         thread.join()
     store.close()
     assert len(ExchangeStore(store.path)) == 80
+
+
+def test_what_is_written_is_not_kept_in_memory(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path / "e.jsonl")
+    tracemalloc.start()
+    store.append(exchange("first"))
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(2_000):
+        store.append(exchange(f"r{number}", "x" * 1_000))
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 2 MB were written.
+    assert after - before < 50_000
+    assert len(store) == 2_001 and store.path.stat().st_size > 2_000_000
+    store.close()
+
+
+def test_totals_run_along_and_are_read_back(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path / "e.jsonl")
+    priced = replace(exchange(), attempts=2, usage=Usage(prompt_tokens=10, completion_tokens=5, cost_usd=0.25))
+    for one in (exchange(), priced):
+        store.append(one)
+    store.close()
+    # 3 + 4 tokens without a price, 15 with one.
+    wanted = StoreTotals(attempts=2, tokens=22, cost_usd=0.25, unpriced=1)
+    assert store.totals == ExchangeStore(store.path).totals == wanted
+
+
+def test_a_look_up_sees_what_is_appended_after_it(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path / "e.jsonl")
+    assert store.find(key()) is None
+    store.append(exchange("r1"))
+    assert store.find(key()) == exchange("r1")
+    assert store.find(key(), rollout_id="r2", own=True) is None
+    assert store.find(key(), rollout_id="r1", own=True) == exchange("r1")
+    store.close()
+
+
+def test_a_store_that_was_closed_goes_on_where_it_was(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path / "e.jsonl")
+    for name in ("r1", "r2"):
+        store.append(exchange(name))
+        store.close()
+    assert [one.rollout_id for one in store] == ["r1", "r2"]
