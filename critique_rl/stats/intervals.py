@@ -1,6 +1,6 @@
-"""Confidence intervals for success rates and for means over seeds.
+"""Confidence intervals for success rates, for differences of two, and for means over seeds.
 
-Owns: Wilson, Clopper-Pearson and Student t. Must not know: tasks, rollouts, plateaus.
+Owns: Wilson, Newcombe, Clopper-Pearson and Student t. Must not know: tasks, rollouts, plateaus.
 Bounds never claim more than the data holds: no trials give [0, 1], one seed gives (-inf, inf).
 """
 
@@ -41,6 +41,25 @@ def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -
     return Interval(
         0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == trials else min(1.0, centre + half)
     )
+
+
+def rate_difference_interval(
+    successes: float, trials: float, other_successes: float, other_trials: float, confidence: float = 0.95
+) -> Interval:
+    """Newcombe's hybrid score interval of p1 - p2, two independent rates with Wilson bounds l, u:
+    d - sqrt((p1 - l1)^2 + (u2 - p2)^2) to d + sqrt((u1 - p1)^2 + (p2 - l2)^2).
+
+    (Statistics in Medicine 17, 1998, method 10.) No trials in an arm give [-1, 1]. Raises ValueError as
+    `wilson_interval` does.
+    """
+    one = wilson_interval(successes, trials, confidence)
+    two = wilson_interval(other_successes, other_trials, confidence)
+    if trials == 0 or other_trials == 0:
+        return Interval(-1.0, 1.0)
+    p1, p2 = successes / trials, other_successes / other_trials
+    low = p1 - p2 - math.hypot(p1 - one.low, two.high - p2)
+    high = p1 - p2 + math.hypot(one.high - p1, p2 - two.low)
+    return Interval(max(-1.0, low), min(1.0, high))
 
 
 def clopper_pearson(successes: float, trials: float, confidence: float = 0.95) -> Interval:

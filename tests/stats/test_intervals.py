@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from critique_rl.stats.intervals import clopper_pearson, mean_interval, success_upper_bound, wilson_interval
+from critique_rl.stats.intervals import (
+    clopper_pearson,
+    mean_interval,
+    rate_difference_interval,
+    success_upper_bound,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("failures", "bound"), [(8, 0.312), (16, 0.171), (32, 0.089), (64, 0.046), (128, 0.023)])
@@ -103,3 +109,35 @@ def test_unusable_input_is_refused() -> None:
     for values in ([], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="values is"):
             mean_interval(values)
+
+
+# -- difference of two rates -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),  # the worked examples of Newcombe's paper, method 10
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((10, 10, 0, 20), 0.6791, 1.0),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_difference_of_published_examples(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+    assert rate_difference_interval(*counts) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_difference_turns_over_with_its_arms_and_holds_zero_for_equal_ones() -> None:
+    one = rate_difference_interval(7, 30, 3, 40, confidence=0.9)
+    two = rate_difference_interval(3, 40, 7, 30, confidence=0.9)
+    assert (one.low, one.high) == pytest.approx((-two.high, -two.low))
+    equal = rate_difference_interval(5, 50, 5, 50)
+    assert equal.low == pytest.approx(-equal.high)
+    assert one.high - one.low < rate_difference_interval(7, 30, 3, 40, confidence=0.99).high - one.low
+
+
+def test_difference_without_trials_says_nothing() -> None:
+    assert rate_difference_interval(0, 0, 3, 10) == (-1.0, 1.0)
+    assert rate_difference_interval(3, 10, 0, 0) == (-1.0, 1.0)
+    with pytest.raises(ValueError, match="5 successes in 4 trials"):
+        rate_difference_interval(5, 4, 0, 10)

@@ -1,0 +1,241 @@
+"""Calibration: published vectors, plain-loop references, edges, and maps that keep the order."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from critique_rl.stats.calibration import (
+    Bin,
+    Binning,
+    Calibrator,
+    brier,
+    ece,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+    murphy,
+    reliability,
+)
+
+Q = [0.95, 0.9, 0.9, 0.8, 0.7, 0.6, 0.55, 0.3, 0.2, 0.0]
+C = [True, True, False, True, True, False, True, False, True, False]
+TENTHS = [n / 10 for n in range(1, 11)]
+RISING = [False, False, False, True, False, True, True, True, True, True]
+Fit = Callable[[list[float], list[bool]], Calibrator]
+FITS: tuple[Fit, ...] = (fit_temperature, fit_platt, fit_isotonic)
+
+pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
+
+
+def _log_loss(p: np.ndarray, c: list[bool]) -> float:
+    return -sum(math.log(x if right else 1 - x) for x, right in zip(p, c, strict=True)) / len(c)
+
+
+# -- Brier score -------------------------------------------------------------------------------------------------------
+
+
+def test_brier_by_hand() -> None:
+    # (.05^2 + .1^2 + .9^2 + .2^2 + .3^2 + .6^2 + .45^2 + .3^2 + .8^2 + 0) / 10 = 2.245 / 10
+    assert brier(Q, C) == pytest.approx(0.2245, abs=1e-12)
+    assert brier(TENTHS, RISING) == pytest.approx(0.105, abs=1e-12)
+
+
+def test_murphy_by_hand() -> None:
+    # Accuracy .6, so uncertainty .6 * .4; only the two .9s share a value, right half of the time.
+    parts = murphy(Q, C)
+    assert parts == pytest.approx((0.2245, 0.1745, 0.19, 0.24), abs=1e-12)
+
+
+@given(pairs)
+@settings(max_examples=60, deadline=None)
+def test_murphy_adds_up_to_brier(data: list[tuple[float, bool]]) -> None:
+    q, c = [x for x, _ in data], [right for _, right in data]
+    parts = murphy(q, c)
+    assert parts.brier == pytest.approx(parts.reliability - parts.resolution + parts.uncertainty, abs=1e-9)
+    assert parts.brier == pytest.approx(sum((x - right) ** 2 for x, right in data) / len(data), abs=1e-12)
+    assert parts.reliability >= 0
+    assert parts.resolution >= 0
+
+
+def test_murphy_wants_plain_verdicts() -> None:
+    with pytest.raises(ValueError, match="wanted right or wrong"):
+        murphy([0.2, 0.4], [0.5, 1.0])
+
+
+# -- expected calibration error ----------------------------------------------------------------------------------------
+
+
+def test_exact_bins_by_hand() -> None:
+    # Gaps: 0, .8, .3, .45, .6, .3, .2 for the single ones and 3 * |2/3 - .9166..| = .75 for the last bin: 3.4 of 10.
+    found = reliability(Q, C)
+    assert found.ece == pytest.approx(0.34, abs=1e-12)
+    assert found.binning == "exact"
+    assert found.bins[-1] == pytest.approx((3, 2.75 / 3, 2 / 3))
+    assert [b.size for b in found.bins] == [1, 1, 1, 1, 1, 1, 1, 3]
+    assert ece(TENTHS, RISING) == pytest.approx(0.27, abs=1e-12)
+
+
+def test_a_tenth_falls_into_its_own_bin() -> None:
+    # As floats 3 * 0.1 > 0.3, 6 * 0.1 > 0.6 and 7 * 0.1 > 0.7: these would fall one bin low.
+    for n in range(10):
+        assert reliability([n / 10, n / 10 + 0.05], [True, True]).bins == (Bin(2, pytest.approx(n / 10 + 0.025), 1.0),)  # pyright: ignore[reportArgumentType]
+    assert len(reliability([0.95, 1.0], [True, True]).bins) == 1
+
+
+def test_equal_mass_keeps_equal_probabilities_together() -> None:
+    found = reliability([0.1, 0.9, 0.9, 0.9], [False, True, True, False], bins=4, binning="equal_mass")
+    assert found.bins == (Bin(1, 0.1, 0.0), Bin(3, pytest.approx(0.9), pytest.approx(2 / 3)))  # pyright: ignore[reportArgumentType]
+    assert found.ece == pytest.approx((0.1 + 3 * (0.9 - 2 / 3)) / 4)
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_equal_mass_bins_are_near_equal(count: int, bins: int) -> None:
+    q = [(i + 0.5) / count for i in range(count)]
+    held = reliability(q, [True] * count, bins=bins, binning="equal_mass").bins
+    assert sum(b.size for b in held) == count
+    assert max(b.size for b in held) - min(b.size for b in held) <= 1
+    assert len(held) == min(bins, count)
+
+
+@given(data=pairs, seed=st.integers(0, 99), binning=st.sampled_from(["exact", "equal_mass"]))
+@settings(max_examples=60, deadline=None)
+def test_ece_does_not_depend_on_the_order(data: list[tuple[float, bool]], seed: int, binning: Binning) -> None:
+    mixed = [data[i] for i in np.random.default_rng(seed).permutation(len(data))]
+    one, two = (ece([x for x, _ in d], [r for _, r in d], binning=binning) for d in (data, mixed))
+    assert one == pytest.approx(two, abs=1e-12)
+    assert 0 <= one <= 1
+
+
+@given(pairs, st.integers(1, 15))
+@settings(max_examples=60, deadline=None)
+def test_exact_ece_equals_a_plain_loop(data: list[tuple[float, bool]], bins: int) -> None:
+    gaps: dict[int, float] = {}
+    for x, right in data:
+        where = min(round(x * 10**9) * bins // 10**9, bins - 1)
+        gaps[where] = gaps.get(where, 0.0) + right - x
+    wanted = sum(map(abs, gaps.values())) / len(data)
+    assert ece([x for x, _ in data], [r for _, r in data], bins=bins) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_one_bin_compares_the_means() -> None:
+    # Mean confidence .59, accuracy .6.
+    assert ece(Q, C, bins=1) == pytest.approx(0.01, abs=1e-12)
+    assert ece(Q, C, bins=1, binning="equal_mass") == pytest.approx(0.01, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("q", "c", "wanted"),
+    [
+        ([], [], "0 probabilities came with 0 verdicts"),
+        ([0.5], [True, False], "1 probabilities came with 2 verdicts"),
+        ([1.1], [True], "from 0 to 1"),
+        ([math.nan], [True], "from 0 to 1"),
+        ([[0.5]], [True], "flat list"),
+    ],
+)
+def test_bad_pairs_are_refused(q: list[float], c: list[bool], wanted: str) -> None:
+    for measure in (brier, murphy, ece, reliability, *FITS):
+        with pytest.raises(ValueError, match=wanted):
+            measure(q, c)
+    with pytest.raises(ValueError, match="wanted at least 1"):
+        ece([0.5], [True], bins=0)
+
+
+# -- calibrators -------------------------------------------------------------------------------------------------------
+
+
+def test_temperature_of_a_known_set() -> None:
+    fitted = fit_temperature(Q, C)
+    assert fitted.temperature == pytest.approx(2.1837, abs=1e-3)
+    p = fitted.apply(Q)
+    wanted = [0.7939, 0.7323, 0.7323, 0.6536, 0.5958, 0.5463, 0.5230, 0.4042, 0.3464, 0.0406]
+    assert p == pytest.approx(wanted, abs=5e-5)
+    assert _log_loss(np.clip(Q, 1e-3, 1 - 1e-3), C) == pytest.approx(0.652030, abs=1e-6)
+    assert _log_loss(p, C) == pytest.approx(0.586131, abs=1e-6)
+    assert brier(p, C) == pytest.approx(0.205197, abs=1e-6)
+    assert (fitted.count, fitted.ece_before) == (10, pytest.approx(0.34))
+
+
+@pytest.mark.parametrize(("clip", "temperature"), [(1e-2, 2.03), (1e-3, 2.18), (1e-6, 2.45)])
+def test_temperature_depends_on_the_clip(clip: float, temperature: float) -> None:
+    assert fit_temperature(Q, C, clip=clip).temperature == pytest.approx(temperature, abs=5e-3)
+
+
+def test_temperature_of_soft_verdicts_is_exact() -> None:
+    z = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
+    fitted = fit_temperature(1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-z / 2)))
+    assert fitted.temperature == pytest.approx(2.0, abs=1e-9)
+
+
+def test_temperature_stops_at_its_bounds() -> None:
+    assert fit_temperature([0.1, 0.9], [False, True]).temperature == pytest.approx(0.01)
+    assert fit_temperature([0.1, 0.9], [True, False]).temperature == pytest.approx(100.0)
+
+
+def test_platt_of_a_known_set() -> None:
+    fitted = fit_platt(Q, C)
+    assert (fitted.slope, fitted.intercept) == pytest.approx((0.408813, 0.340621), abs=1e-5)
+    assert _log_loss(fitted.apply(Q), C) == pytest.approx(0.575281, abs=1e-6)
+
+
+def test_platt_never_turns_scores_over() -> None:
+    fitted = fit_platt([0.1, 0.2, 0.8, 0.9, 0.9], [True, True, False, False, False])
+    assert fitted.slope == pytest.approx(0.0, abs=1e-6)
+    assert fitted.apply([0.1, 0.9]) == pytest.approx([0.4, 0.4], abs=1e-4)
+
+
+def test_isotonic_by_hand() -> None:
+    # Verdicts in the order of q: 0 | 1 0 1 0 | 1 1 (1 0) | 1, pooled to 0, 1/2, 3/4, 1.
+    fitted = fit_isotonic(Q, C)
+    assert [x for x, _ in fitted.knots] == [0.0, 0.2, 0.6, 0.7, 0.9, 0.95]
+    assert [y for _, y in fitted.knots] == pytest.approx([0.0, 0.5, 0.5, 0.75, 0.75, 1.0])
+    assert fitted.apply([0.0, 0.1, 0.4, 0.65, 1.0]) == pytest.approx([0.001, 0.25, 0.5, 0.625, 0.999])
+
+
+def test_isotonic_of_one_value_is_its_rate() -> None:
+    fitted = fit_isotonic([0.9, 0.9, 0.9, 0.9], [True, False, False, False])
+    assert fitted.apply([0.0, 0.9, 1.0]) == pytest.approx([0.25, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_one_class_gives_a_finite_map(fit: Fit) -> None:
+    for right in (True, False):
+        p = fit([0.0, 0.5, 1.0], [right] * 3).apply([0.0, 0.5, 1.0])
+        assert bool(((p >= 1e-3) & (p <= 1 - 1e-3)).all())
+
+
+@given(data=pairs, which=st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_maps_never_decrease_and_survive_json(data: list[tuple[float, bool]], which: int) -> None:
+    fitted = FITS[which]([x for x, _ in data], [r for _, r in data])
+    grid = np.linspace(0, 1, 41)
+    p = fitted.apply(grid)
+    assert bool((np.diff(p) >= -1e-12).all())
+    again = Calibrator.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert again == fitted
+    assert bool((again.apply(grid) == p).all())
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"method": "magic"}, "method is 'magic'"),
+        ({"slope": "steep"}, "usable field"),
+        ({"knots": [[0.1]]}, "usable field"),
+        ({"method": "isotonic"}, "isotonic calibrator came with 0 knots"),
+        ({"clip": 0.7}, "clip 0.7"),
+    ],
+)
+def test_a_broken_record_is_refused(change: dict[str, object], wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        Calibrator.from_dict(fit_platt(Q, C).to_dict() | change)
+    with pytest.raises(ValueError, match="usable field"):
+        Calibrator.from_dict({"method": "platt"})
