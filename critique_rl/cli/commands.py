@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from critique_rl.cli.quiet import quiet_libraries
 from critique_rl.errors import ConfigError
 
 Overrides = list[tuple[str, str]]
@@ -43,11 +44,19 @@ def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
         steps = [("budget.max_steps", str(known.steps))] if known.steps else []
         return _experiment(DEMO, known, [*pairs, *steps], resume=False)
     if verb == "train":
-        return _experiment(Path(known.run), known, pairs, resume=bool(known.resume))
+        return _experiment(Path(known.run), known, pairs, resume=bool(known.resume), feedback=known.feedback)
     if verb == "eval":
         return _evaluate(Path(known.run), known, pairs)
     if verb == "lab":
-        return _build_lab(known)
+        return _serve_lab(known) if known.lab_verb == "serve" else _build_lab(known)
+    if verb in {"critique", "feedback"}:
+        from critique_rl.cli import feedback_commands
+
+        return feedback_commands.handle(known, pairs)
+    if verb in {"rollout", "rescue"}:
+        from critique_rl.cli import rescue_commands
+
+        return rescue_commands.handle(known, pairs)
     if verb == "prompts":
         return _prompts(cast("str | None", known.name))
     if verb == "report":
@@ -55,11 +64,15 @@ def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
     return _keys()
 
 
-def _experiment(path: Path, known: argparse.Namespace, pairs: Overrides, *, resume: bool) -> int:
-    from critique_rl.config.load import read_run_file
+def _experiment(
+    path: Path, known: argparse.Namespace, pairs: Overrides, *, resume: bool, feedback: str | None = None
+) -> int:
+    from critique_rl.config.load import read_run_file, with_feedback
 
     run_file = read_run_file(path, pairs)
-    _quiet_libraries()
+    if feedback is not None:
+        run_file = with_feedback(run_file, feedback)
+    quiet_libraries()
     from critique_rl.experiment import plan, run_all
 
     first = plan(run_file, Path("."), arms=known.arms, seeds=known.seeds)[0].config
@@ -88,7 +101,7 @@ def _evaluate(path: Path, known: argparse.Namespace, pairs: Overrides) -> int:
     run_file = read_run_file(path, pairs)
     arm = known.arm or next(iter(run_file.arms), None)
     config = resolve(run_file, arm=arm)
-    _quiet_libraries()
+    quiet_libraries()
     from dataclasses import asdict
 
     from critique_rl.build import build
@@ -112,6 +125,12 @@ def _evaluate(path: Path, known: argparse.Namespace, pairs: Overrides) -> int:
     )
     print(json.dumps({kind: asdict(success) for kind, success in found.items()}, indent=2))
     return 0
+
+
+def _serve_lab(known: argparse.Namespace) -> int:
+    from critique_rl.lab.serve import run_serve
+
+    return run_serve(known)
 
 
 def _build_lab(known: argparse.Namespace) -> int:
@@ -169,16 +188,3 @@ def _free(wanted: Path, *, resume: bool) -> Path:
 
 def _holds_a_run(directory: Path) -> bool:
     return any(next(directory.glob(pattern), None) for pattern in ("config.json", "*/seed-*/config.json"))
-
-
-def _quiet_libraries() -> None:
-    """Progress bars and advice of the libraries would tear the console; their errors still come through."""
-    import os
-
-    for name, value in {
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
-    }.items():
-        os.environ.setdefault(name, value)

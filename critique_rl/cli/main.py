@@ -11,7 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from critique_rl import __version__
+from critique_rl.cli import feedback_commands, rescue_commands
 from critique_rl.errors import CritiqueRLError
+
+OVERRIDABLE = frozenset({"train", "eval", "demo", "critique", "rollout", "rescue"})
 
 EPILOG = """\
 Overrides: any key of the run file can be set as --section.key value, for example
@@ -36,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train what a TOML run file describes", epilog=EPILOG)
     train.add_argument("run", metavar="RUN.toml")
     _experiment_flags(train)
+    train.add_argument(
+        "--feedback", metavar="FILE.jsonl", help="learn from this file of criticised rollouts; no critic is asked"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output directory")
     evaluate = verbs.add_parser("eval", help="held-out success of a run file's policy or of a checkpoint")
     evaluate.add_argument("run", metavar="RUN.toml")
@@ -47,6 +53,14 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--output", default="lab-policy", metavar="DIR")
     build.add_argument("--seed", type=int, default=0, metavar="N")
     build.add_argument("--steps", type=_count, metavar="N", help="default: as for the shipped policy")
+    serve = lab_verbs.add_parser("serve", help="the lab's rule critic as an OpenAI-compatible server on this machine")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: this machine only")
+    serve.add_argument("--port", type=int, default=0, metavar="N", help="default: any free one")
+    serve.add_argument("--noise", type=float, default=0.0, metavar="P", help="probability that a reply is a lie")
+    serve.add_argument("--seed", type=int, default=0, metavar="N", help="which replies are lies")
+    serve.add_argument("--latency-s", type=float, default=0.0, metavar="S", help="seconds before each reply")
+    feedback_commands.add_parsers(verbs)
+    rescue_commands.add_parsers(verbs)
     prompts = verbs.add_parser("prompts", help="list the prompt templates, or show one")
     prompts.add_argument("name", nargs="?", metavar="NAME", help="a name from the list, or the path of a template")
     report = verbs.add_parser("report", help="write report.html of a run directory anew")
@@ -61,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from critique_rl.cli import commands
 
-        return commands.dispatch(known, commands.overrides(rest, allowed=known.verb in {"train", "eval", "demo"}))
+        return commands.dispatch(known, commands.overrides(rest, allowed=known.verb in OVERRIDABLE))
     except CritiqueRLError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
