@@ -1,12 +1,15 @@
-"""The composition root: config -> live objects. The only file that knows every concrete class.
+"""The composition root: config -> live objects. The only file, with build_critic.py, that knows every concrete class.
 
 Must not know: what a stage does once it is built.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import torch
 from accelerate import Accelerator
@@ -15,35 +18,37 @@ from critique_rl.algorithms.critique_grpo import CritiqueGrpo
 from critique_rl.algorithms.directive_distillation import DirectiveDistillation
 from critique_rl.algorithms.grpo import Grpo
 from critique_rl.algorithms.two_channel import TwoChannel
+from critique_rl.build_critic import build_critic
 from critique_rl.config import algorithm as methods
-from critique_rl.config import critic as critics
 from critique_rl.config import rewards as judges
 from critique_rl.config import tasks as sources
 from critique_rl.config.algorithm import DistillationConfig
 from critique_rl.config.run import NEEDS, RunConfig
-from critique_rl.critics.recorded import recorded_critic
-from critique_rl.critics.rules import rules_critic
-from critique_rl.critics.scripted import scripted_critic
+from critique_rl.critics.policy_critic import Ask, AskOptions, PolicyAnswer
 from critique_rl.engines.hf import HFEngine
-from critique_rl.errors import ConfigError
-from critique_rl.feedback.store import ExchangeStore
-from critique_rl.lab.critic import LabCritic
+from critique_rl.errors import ConfigError, CriticError
+from critique_rl.feedback.rows import read_feedback
+from critique_rl.feedback.screen import screened
 from critique_rl.lab.packaged import policy_dir
 from critique_rl.lab.tasks import LabTasks
-from critique_rl.loop.train import Parts
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.recall import FeedbackGroups
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.policy.load import end_token_ids, load_policy
 from critique_rl.policy.step import StepConfig
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.protocols import Algorithm, Critic, Reward, TaskSource, Tracker
+from critique_rl.protocols import Algorithm, Reward, TaskSource, Tracker
 from critique_rl.rewards.by_name import VerifierRouter
 from critique_rl.rewards.exact import ExactReward
 from critique_rl.rewards.format_reward import FormatReward
 from critique_rl.rewards.math_verify_reward import MathVerifyReward
 from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
 from critique_rl.schedule.plateau import PlateauTracker
+from critique_rl.schedule.trust import CriticTrust
+from critique_rl.stats.calibration import Calibrator
 from critique_rl.tasks.jsonl import JsonlTasks
 from critique_rl.tasks.reasoning_gym_tasks import ReasoningGymTasks
+from critique_rl.types import Message
 
 
 def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None) -> Parts:
@@ -61,7 +66,54 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None)
     tasks = build_tasks(config.tasks)
     reward = build_reward(config)
     reward.check([*tasks.held_out(), *tasks.batch(0, config.rollout.prompts_per_step, seed=config.seed)])
-    critic = build_critic(config.critic, exchanges=exchanges) if config.critic is not None else None
+    made: list[Sampler] = []
+    critic = None
+    if config.critic is not None:
+        # Before the weights are loaded, so that a missing key is told at once; self-critique gets them later.
+        ask = partial(_ask_later, made)
+        critic = build_critic(config.critic, exchanges=exchanges, ask=ask)
+    policy, engine = build_sampler(config)
+    made.append(Sampler(policy, engine))
+    feedback = None
+    if config.feedback is not None:
+        feedback = FeedbackGroups(
+            [screened(row) for row in read_feedback(Path(config.feedback.path))],
+            policy=policy,
+            reward=reward,
+            config=config.feedback,
+            model=config.policy.model,
+            max_tokens=config.rollout.max_tokens,
+            seed=config.seed,
+        )
+    judged = critic is not None and "refinement" in algorithm.needs and config.trust.trials > 0
+    return Parts(
+        tasks=tasks,
+        policy=policy,
+        engine=engine,
+        reward=reward,
+        plateau=PlateauTracker(config.plateau, total_steps=config.budget.max_steps),
+        algorithm=algorithm,
+        tracker=tracker,
+        critic=critic,
+        feedback=feedback,
+        trust=CriticTrust(config.trust) if judged else None,
+        score_map=read_score_map(config.trust.calibration, critic.name)
+        if critic and config.trust.calibration
+        else None,
+        refine_template=refine_template,
+        teacher_template=teacher_template,
+    )
+
+
+class Sampler(NamedTuple):
+    """A policy, and the engine that samples from its very weights."""
+
+    policy: HFPolicy
+    engine: HFEngine
+
+
+def build_sampler(config: RunConfig) -> Sampler:
+    """Load the policy of a run. Errors: ModelError, ConfigError."""
     accelerator = build_accelerator(config)
     loaded = load_policy(config.policy, lab_directory=policy_dir())
     policy = HFPolicy(loaded.model, loaded.tokenizer, accelerator, step_config(config))
@@ -73,18 +125,25 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None)
         pad_id=policy.pad_id,
         batch_size=config.rollout.batch_size,
     )
-    return Parts(
-        tasks=tasks,
-        policy=policy,
-        engine=engine,
-        reward=reward,
-        plateau=PlateauTracker(config.plateau, total_steps=config.budget.max_steps),
-        algorithm=algorithm,
-        tracker=tracker,
-        critic=critic,
-        refine_template=refine_template,
-        teacher_template=teacher_template,
-    )
+    return Sampler(policy, engine)
+
+
+def read_score_map(path: str, critic: str) -> Callable[[float], float]:
+    """How an earlier `critique-rl rescue` calibrated this critic's scores. Errors: ConfigError."""
+    try:
+        table = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))["table"]
+        fitted = {entry["critic"]: entry.get("calibrator") for entry in table}
+        found = fitted[critic]
+        calibrator = Calibrator.from_dict(found) if found is not None else None
+    except KeyError as missing:
+        raise ConfigError(f"trust.calibration: {path} measures no critic called {missing}; run rescue for it") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"trust.calibration: {path} is no result of `critique-rl rescue`: {error}") from None
+    if calibrator is None:
+        raise ConfigError(
+            f"trust.calibration: {path} has too few scores of {critic}: give rescue right attempts as well"
+        )
+    return lambda score: float(calibrator.apply([score])[0])
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -182,27 +241,39 @@ def _judge(config: judges.RewardConfig) -> Reward:
             assert_never(config)
 
 
-def build_critic(config: critics.CriticConfig, *, exchanges: Path | None = None) -> Critic | None:
-    """The critic that a config class names; client libraries are loaded only for the critic that needs them."""
-    store = ExchangeStore(exchanges) if exchanges is not None else None
-    match config:
-        case critics.LabRulesCriticConfig():
-            return LabCritic()
-        case critics.RulesCriticConfig():
-            return rules_critic(config)
-        case critics.OpenAICriticConfig():
-            from critique_rl.critics.openai_compatible import openai_critic
+def build_policy_asker(config: RunConfig) -> Ask:
+    """Samples critiques from the starting policy of a run. Errors: ModelError, ConfigError."""
+    alone = config.model_copy(update={"algorithm": methods.GrpoConfig(), "critic": None, "feedback": None})
+    return policy_asker(*build_sampler(alone))
 
-            return openai_critic(config, store=store)
-        case critics.LiteLLMCriticConfig():
-            from critique_rl.critics.litellm_critic import litellm_critic
 
-            return litellm_critic(config, store=store)
-        case critics.RecordedCriticConfig():
-            return recorded_critic(config)
-        case critics.ScriptedCriticConfig():
-            return scripted_critic(config)
-        case critics.NoCriticConfig():
-            return None
-        case _:
-            assert_never(config)
+def policy_asker(policy: HFPolicy, engine: HFEngine) -> Ask:
+    """Samples critiques from a policy under the weights of the moment."""
+    return partial(_ask_later, [Sampler(policy, engine)])
+
+
+def _ask_later(
+    made: Sequence[Sampler], asked: Sequence[tuple[Message, ...]], options: AskOptions
+) -> list[PolicyAnswer | CriticError]:
+    policy, engine = made[0]
+    prompts = [policy.encode(messages) for messages in asked]
+    room = int(getattr(policy.model.config, "max_position_embeddings", 0) or 2**31) - options.max_tokens
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    completions = engine.generate(
+        [prompts[i] for i in fitting],
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    answers: dict[int, PolicyAnswer] = {
+        i: PolicyAnswer(completion=completion, prompt_tokens=len(prompts[i]))
+        for i, completion in zip(fitting, completions, strict=True)
+    }
+    return [
+        answers.get(i)
+        or CriticError(
+            f"the prompt has {len(prompt)} tokens, and the policy's context leaves {room}: lower critic.max_tokens or "
+            "critic.max_attempt_chars"
+        )
+        for i, prompt in enumerate(prompts)
+    ]

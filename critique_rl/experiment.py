@@ -11,28 +11,28 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
-
-import torch
 
 from critique_rl.build import build
 from critique_rl.config.load import RunFile, dump, load_resolved, resolve
 from critique_rl.config.run import RunConfig
+from critique_rl.critics.estimate import Estimator
 from critique_rl.errors import CheckpointError, ConfigError
 from critique_rl.loop.checkpoint import latest_checkpoint
-from critique_rl.loop.train import Progress, Trainer
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.progress import Progress
+from critique_rl.loop.train import Trainer
+from critique_rl.provenance import commit, device_name, versions
 from critique_rl.report.page import write_report
 from critique_rl.trackers.console import ConsoleTracker
 from critique_rl.trackers.fanout import FanoutTracker
 from critique_rl.trackers.jsonl import JsonlTracker
+from critique_rl.types import CriticRequest, Score
 
 Json = dict[str, object]
 COMPARED = ("steps", "generated_tokens", "critic_calls", "stall_step", "first_critic_step")
@@ -100,6 +100,7 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
         parts = build(planned.config, tracker=tracker, exchanges=directory / "exchanges.jsonl")
         trainer = Trainer(planned.config, parts, directory)
         try:
+            _tell_what_a_step_may_cost(planned.config, parts)
             if saved is not None:
                 trainer.resume(saved)
             trainer.run()
@@ -112,6 +113,27 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
     overall = _overall([planned], [result], directory, title=planned.config.title, checks=[], command="")
     _write_json(directory / "summary.json", overall)
     return result
+
+
+CHARS_PER_TOKEN = 4
+"""Of a long attempt, for the estimate: above what usual tokenizers make of prose."""
+
+
+def _tell_what_a_step_may_cost(config: RunConfig, parts: Parts) -> None:
+    """Before the first call: what a step may use at most, if the critic is behind a network."""
+    if parts.critic is None or config.critic is None:
+        return
+    estimator = Estimator(config.critic)
+    tasks = parts.tasks.batch(0, config.rollout.prompts_per_step, seed=config.seed)
+    attempt = "x" * (CHARS_PER_TOKEN * config.rollout.max_tokens)
+    attempts = min(config.refinement.max_attempts, config.rollout.group_size)
+    for task in tasks:
+        request = CriticRequest(rollout_id="", task=task, attempt=attempt, score=Score(reward=0.0))
+        for _ in range(attempts):
+            estimator.add(request)
+    count = len(tasks) * attempts
+    for line in estimator.estimate(source="", rows=count, asked=count).step_lines():
+        parts.tracker.event(0, "critic", line)
 
 
 def _check_same_run(directory: Path, earlier: RunConfig, wanted: RunConfig) -> None:
@@ -150,6 +172,8 @@ def summarise(planned: PlannedRun, trainer: Trainer) -> Json:
         "critic_outcomes": dict(progress.critic.outcomes),
         "critic_completion_tokens": progress.critic.completion_tokens,
         "critic_cost_usd": progress.critic.cost_usd,
+        "trust": dict(trainer.parts.trust.figures()) if trainer.parts.trust is not None else {},
+        "critic_trusted": trainer.parts.trust.asks_critic if trainer.parts.trust is not None else None,
         "refinements_injected": progress.injected,
         "stall_step": _from_one(trainer.parts.plateau.first_stall_step),
         "first_critic_step": _from_one(progress.first_critic_step),
@@ -192,7 +216,7 @@ def _overall(
         "results": list(rows),
         "command": command,
         "device": device_name(cpu=all(run.config.policy.device == "cpu" for run in runs)),
-        "versions": {name: version(name) for name in ("critique-rl", "torch", "transformers", "accelerate")},
+        "versions": versions(),
         "commit": commit(),
     }
 
@@ -218,30 +242,6 @@ def _judged(check: Json, table: Sequence[Json]) -> Json:
     holds = None if value is None else (value <= bound if at_least is None else value >= bound)
     sign = "<=" if at_least is None else ">="
     return {"name": check.get("name"), "value": value, "unit": "success", "target": f"{sign} {bound:g}", "holds": holds}
-
-
-def device_name(*, cpu: bool = False) -> str:
-    """The accelerator's name, or the processor's with its number of usable cores if `cpu` or if there is no other."""
-    if not cpu and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()} CPU, {cores} cores"
-
-
-def commit() -> str | None:
-    """The checkout's commit, with "+" if tracked files differ from it; None outside a checkout."""
-    try:
-        if not _git("ls-files", Path(__file__).name):
-            return None  # installed inside of somebody else's checkout
-        head = _git("rev-parse", "--short", "HEAD")
-        return head and head + ("+" if _git("status", "-uno", "--porcelain") else "")
-    except OSError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:

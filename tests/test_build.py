@@ -36,6 +36,7 @@ from critique_rl.feedback.store import Exchange, ExchangeStore
 from critique_rl.lab.critic import LabCritic
 from critique_rl.lab.tasks import LabTasks
 from critique_rl.policy.hf import HFPolicy
+from critique_rl.stats.calibration import fit_platt
 from critique_rl.tasks.jsonl import JsonlTasks
 from critique_rl.types import CriticOutcome, ScoreStatus, Task
 from tests.lab_runs import GRPO, Tree, lab_config
@@ -234,3 +235,29 @@ def test_every_fault_is_found_before_a_token_is_generated(
         monkeypatch.setattr(building, "load_policy", lambda *_, **__: pytest.fail("the model was loaded first"))
     with pytest.raises(error, match=words):
         build(config_of(**changes[words]), tracker=Memory())
+
+
+def test_scores_are_mapped_as_an_earlier_run_calibrated_them(tmp_path: Path) -> None:
+    fitted = fit_platt([0.1, 0.4, 0.6, 0.9, 0.7, 0.2], [False, True, False, True, True, False])
+    path = tmp_path / "rescue.json"
+    path.write_text(json.dumps({"table": [{"critic": "lab-rules", "calibrator": fitted.to_dict()}]}))
+    config = lab_config({"trust": {"calibration": str(path)}})
+    mapped = build(config, tracker=Memory()).score_map
+    assert mapped is not None
+    assert mapped(0.3) == pytest.approx(float(fitted.apply([0.3])[0]))
+    assert build(lab_config(), tracker=Memory()).score_map is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nothing", "is no result of"),
+        ('{"table": [{"critic": "another"}]}', "measures no critic called 'lab-rules'"),
+        ('{"table": [{"critic": "lab-rules", "calibrator": null}]}', "too few scores of lab-rules"),
+        ('{"table": [{"critic": "lab-rules", "calibrator": {"method": "magic"}}]}', "magic"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "rescue.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"trust.calibration.*{said}"):
+        build(lab_config({"trust": {"calibration": str(tmp_path / "rescue.json")}}), tracker=Memory())

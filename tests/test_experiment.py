@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
-import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
 import pytest
-import torch
 
 from critique_rl import experiment
 from critique_rl.config.load import RunFile, read_run_file
 from critique_rl.errors import CheckpointError, ConfigError, ModelError
-from critique_rl.experiment import PlannedRun, commit, device_name, plan, run_all, run_one
+from critique_rl.experiment import PlannedRun, plan, run_all, run_one
 from critique_rl.loop.train import Trainer
 from tests.lab_runs import LAB, Tree, lab_config, lines, toml
 
@@ -357,41 +355,5 @@ def test_a_full_disk_leaves_the_old_summary_whole(tmp_path: Path, monkeypatch: p
     assert not list((tmp_path / "out").glob(".*.new"))
 
 
-# -- where and with what -----------------------------------------------------------------------------------------------
-
-
-def test_device_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
-    assert device_name() == "A GPU"
-    on_cpu = device_name(cpu=True)
-    assert on_cpu.startswith(f"{platform.machine()} CPU, ") and on_cpu.endswith(" cores")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_name() == on_cpu
-
-
 def test_a_run_on_the_cpu_says_so_on_a_machine_with_a_gpu(both_arms: Path) -> None:
     assert "CPU" in str(read(both_arms / "summary.json")["device"])
-
-
-def answers(table: dict[str, str | None]) -> Callable[..., str | None]:
-    return lambda *arguments: table[arguments[0]]
-
-
-@pytest.mark.parametrize(
-    ("table", "wanted"),
-    [
-        ({"ls-files": "experiment.py", "rev-parse": "0123abc", "status": ""}, "0123abc"),
-        ({"ls-files": "experiment.py", "rev-parse": "0123abc", "status": " M x"}, "0123abc+"),
-        ({"ls-files": "", "rev-parse": "0123abc", "status": ""}, None),  # somebody else's checkout
-        ({"ls-files": None, "rev-parse": None, "status": None}, None),  # no checkout
-    ],
-)
-def test_commit(monkeypatch: pytest.MonkeyPatch, table: dict[str, str | None], wanted: str | None) -> None:
-    monkeypatch.setattr(experiment, "_git", answers(table))
-    assert commit() == wanted
-
-
-def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert commit() is None

@@ -25,16 +25,20 @@ class GroupAdvantages(NamedTuple):
 
 
 def blank(rollout: Rollout, prompt_ids: Sequence[int] | None = None) -> TrainSample:
-    """A sample of one rollout that trains nothing yet; `prompt_ids` replaces the ids it was sampled under."""
+    """A sample of one rollout that trains nothing yet; `prompt_ids` replaces the ids it was sampled under.
+
+    Behaviour log-probs that nobody knows (another model's attempt) are NaN.
+    """
     length = len(rollout.completion_ids)
     zeros = np.zeros(length)
+    known = np.asarray(rollout.behaviour_logprobs, dtype=np.float64)
     return TrainSample(
         rollout_id=rollout.id,
         task_id=rollout.task_id,
         prompt_ids=rollout.prompt_ids if prompt_ids is None else tuple(prompt_ids),
         completion_ids=rollout.completion_ids,
         loss_mask=np.ones(length),
-        behaviour_logprobs=np.asarray(rollout.behaviour_logprobs, dtype=np.float64),
+        behaviour_logprobs=known if len(known) == length else np.full(length, np.nan),
         advantages=zeros,
         pg_weight=zeros,
         distill_weight=zeros,
@@ -53,7 +57,8 @@ def advantages_of(
     """Centred advantages over the scorable rollouts and, if used, the accepted refinements.
 
     A rollout whose verifier failed is no evidence: it neither gets an advantage nor enters the baseline. Where it
-    failed on every rollout there is no baseline, and nothing moves.
+    failed on every rollout there is no baseline, and nothing moves. The rollouts of a late group have had their step:
+    they only enter the baseline of its refinements.
     """
     scorable = [i for i, score in enumerate(group.scores) if score.status is not ScoreStatus.ERROR]
     known = torch.tensor([rewards[i] for i in scorable], dtype=torch.float64)
@@ -68,13 +73,16 @@ def advantages_of(
     else:
         values, refinements = group_advantages(known, scale=scale).tolist(), []
     for i, value in zip(scorable, values, strict=True):
-        moved[i] = float(value)
+        moved[i] = None if group.late else float(value)
     return GroupAdvantages(moved, [float(v) for v in refinements])
 
 
 def stamp_pg(sample: TrainSample, advantage: float | None) -> TrainSample:
-    """Policy-gradient weight 1 and one advantage on every token; None leaves the sample untrained."""
-    if advantage is None:
+    """Policy-gradient weight 1 and one advantage on every token; None leaves the sample untrained.
+
+    So do missing behaviour log-probs: without them there is no ratio to the policy that acted.
+    """
+    if advantage is None or np.isnan(sample.behaviour_logprobs).any():
         return sample
     return replace(sample, advantages=_full(sample, advantage), pg_weight=_full(sample, 1.0))
 
@@ -98,11 +106,12 @@ def stamp_imitation(group: Group, advantages: Sequence[float]) -> list[TrainSamp
 
 
 def stamp_targets(sample: TrainSample, group: Group) -> TrainSample:
-    """Teacher targets and distillation weight 1 on every token of a rollout that has them."""
+    """Teacher targets and a distillation weight on every token of a rollout that has them: 1, or its correction."""
     targets = group.targets.get(sample.rollout_id)
     if targets is None:
         return sample
-    return replace(sample, teacher=targets, distill_weight=_full(sample, 1.0))
+    weights = group.corrections.get(sample.rollout_id)
+    return replace(sample, teacher=targets, distill_weight=_full(sample, 1.0) if weights is None else weights)
 
 
 def _full(sample: TrainSample, value: float) -> Array:

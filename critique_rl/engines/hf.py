@@ -7,7 +7,7 @@ more); behaviour log-probs are only right without them, so that config is set as
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -41,9 +41,18 @@ class HFEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
-        """One completion per prompt; temperature 0 is greedy. Leaves the global random state as it was."""
+        """One completion per prompt; temperature 0 is greedy. `on_done` hears of a batch's completions when it ends.
+
+        Leaves the global random state as it was; `on_done` must draw nothing from it.
+        """
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         done: dict[int, Completion] = {}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
@@ -53,6 +62,9 @@ class HFEngine:
                 rows = order[start : start + self.batch_size]
                 completions = self._sample([prompts[i] for i in rows], max_tokens, temperature)
                 done.update(zip(rows, completions, strict=True))
+                if on_done is not None:
+                    for i in sorted(rows):
+                        on_done(i, done[i])
         return [done[i] for i in range(len(prompts))]
 
     def _sample(self, prompts: list[TokenIds], max_tokens: int, temperature: float) -> list[Completion]:

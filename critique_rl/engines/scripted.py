@@ -27,7 +27,13 @@ class ScriptedEngine:
         self.logprob = logprob
 
     def generate(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Completions in the order of the prompts; sampling arguments other than `max_tokens` have no effect."""
         completions: list[Completion] = []
@@ -42,4 +48,6 @@ class ScriptedEngine:
                     finished=ids[-1] == self.end_id,
                 )
             )
+            if on_done is not None:
+                on_done(i, completions[i])
         return completions

@@ -1,6 +1,6 @@
-"""Send the failed attempts of plateaued groups to the critic; a failed call leaves its rollout as it was.
+"""What a critic is asked about a group, and what it came to: requests, critiques at their rollouts, the tally.
 
-Equal attempts of a group are asked about once. Must not know: which critic answers, or how.
+Equal attempts of a group are asked about once. Must not know: which critic answers, when, or how.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import NamedTuple, Self
 
-from critique_rl.protocols import Critic
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Group, Rollout, ScoreStatus
 
 
@@ -57,33 +56,50 @@ class CriticTally:
         )
 
 
-def criticize(
-    groups: Sequence[Group], *, critic: Critic, max_attempts: int, show_reference: bool
-) -> tuple[list[Group], CriticTally]:
-    """Attach critiques to the plateaued groups; the others come back as they are."""
-    asked: list[tuple[int, list[Rollout]]] = []
-    requests: list[CriticRequest] = []
-    for g, group in enumerate(groups):
-        if not group.plateaued:
-            continue
-        for twins in _distinct_failures(group)[:max_attempts]:
-            asked.append((g, twins))
-            requests.append(
-                CriticRequest(
-                    rollout_id=twins[0].id,
-                    task=group.task,
-                    attempt=twins[0].text,
-                    score=group.scores[group.rollouts.index(twins[0])],
-                    reference=group.task.answer if show_reference else None,
-                )
-            )
-    critiques = critic.review(requests) if requests else []
-    found: dict[int, dict[str, Critique]] = {}
-    for (g, twins), critique in zip(asked, critiques, strict=True):
-        for twin in twins:
-            found.setdefault(g, {})[twin.id] = replace(critique, rollout_id=twin.id)
-    reviewed = [replace(group, critiques=found.get(g, {})) for g, group in enumerate(groups)]
-    return reviewed, CriticTally.of(critiques)
+class Question(NamedTuple):
+    """One request, and the rollouts that its answer is about: those whose texts are equal."""
+
+    request: CriticRequest
+    twins: tuple[Rollout, ...]
+
+
+def questions(group: Group, *, max_attempts: int, show_reference: bool) -> list[Question]:
+    """What to ask about a group: its wrong attempts, equal ones once, at most `max_attempts`."""
+    return [_question(group, twins, show_reference) for twins in _distinct_failures(group)[:max_attempts]]
+
+
+def probe(groups: Sequence[Group], *, correct: bool, show_reference: bool) -> Question | None:
+    """The first right (or wrong) attempt of a step, to judge the critic's scores by; None if there is none.
+
+    The verifier's report is held back: a critic that only repeats it tells nothing.
+    """
+    for group in groups:
+        for rollout, score in zip(group.rollouts, group.scores, strict=True):
+            if score.correct == correct and score.status is not ScoreStatus.ERROR:
+                question = _question(group, [rollout], show_reference)
+                blank = replace(question.request, score=replace(score, detail=""))
+                return question._replace(request=blank)
+    return None
+
+
+def attach(group: Group, answered: Sequence[tuple[Question, Critique]]) -> Group:
+    """The group with each critique at every rollout that it is about; as it is if there is none."""
+    if not answered:
+        return group
+    found = {twin.id: replace(c, rollout_id=twin.id) for question, c in answered for twin in question.twins}
+    return replace(group, critiques={**group.critiques, **found})
+
+
+def _question(group: Group, twins: Sequence[Rollout], show_reference: bool) -> Question:
+    first = twins[0]
+    request = CriticRequest(
+        rollout_id=first.id,
+        task=group.task,
+        attempt=first.text,
+        score=group.scores[group.rollouts.index(first)],
+        reference=group.task.answer if show_reference else None,
+    )
+    return Question(request=request, twins=tuple(twins))
 
 
 def _distinct_failures(group: Group) -> list[list[Rollout]]:

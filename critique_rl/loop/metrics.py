@@ -15,21 +15,31 @@ from critique_rl.types import CriticOutcome, Group, ScoreStatus
 
 def group_metrics(groups: Sequence[Group]) -> Mapping[str, float]:
     """Verified rewards by kind, how the rollouts look, and what became of the refinements."""
-    scored = [(g.task.kind or "all", s) for g in groups for s in g.scores if s.status is not ScoreStatus.ERROR]
+    fresh = [g for g in groups if not g.late]
+    scored = [(g.task.kind or "all", s) for g in fresh for s in g.scores if s.status is not ScoreStatus.ERROR]
     kinds = sorted({kind for kind, _ in scored})
     rewards = {f"reward/{k}": float(np.mean([s.reward for kind, s in scored if kind == k])) for k in kinds}
     mean = {"reward/mean": float(np.mean([s.reward for _, s in scored]))} if scored else {}
-    logprobs = [x for g in groups for r in g.rollouts for x in r.behaviour_logprobs]
+    logprobs = [x for g in fresh for r in g.rollouts for x in r.behaviour_logprobs]
+    entropy = {"policy/entropy_estimate": -float(np.mean(logprobs))} if logprobs else {}
     refinements = [r for g in groups for r in g.refinements]
     return {
         **mean,
         **rewards,
-        "policy/entropy_estimate": -float(np.mean(logprobs)),
-        "rollout/finished": float(np.mean([r.finished for g in groups for r in g.rollouts])),
+        **entropy,
+        "rollout/finished": float(np.mean([r.finished for g in fresh for r in g.rollouts])),
         "refinement/sampled": float(len(refinements)),
         "refinement/verified": float(sum(r.score.correct for r in refinements)),
         "refinement/injected": float(sum(not r.rejected for r in refinements)),
+        "critic/late_groups": float(len(groups) - len(fresh)),
     }
+
+
+def generated_tokens(groups: Sequence[Group], *, second_attempts: bool = False) -> int:
+    """Tokens sampled as rollouts, or as second attempts: refinements and controls."""
+    if not second_attempts:
+        return sum(len(r.completion_ids) for g in groups for r in g.rollouts)
+    return sum(len(r.rollout.completion_ids) for g in groups for r in (*g.refinements, *g.controls))
 
 
 def critic_metrics(total: CriticTally) -> Mapping[str, float]:

@@ -68,7 +68,7 @@ def _attempt(
             "text": policy.decode([token]),
             "pg": float(pg[t]),
             "distill": float(distill[t]),
-            "student_prob": float(np.exp(rollout.behaviour_logprobs[t])),
+            "student_prob": float(np.exp(rollout.behaviour_logprobs[t])) if rollout.behaviour_logprobs else None,
             **teaching[t],
         }
         for t, token in enumerate(rollout.completion_ids)

@@ -19,18 +19,33 @@ from critique_rl.types import Group, Rollout, TeacherTargets, TokenIds
 
 
 def teach(
-    groups: Sequence[Group], *, policy: Policy, template: PromptTemplate, config: DistillationConfig
+    groups: Sequence[Group],
+    *,
+    policy: Policy,
+    template: PromptTemplate,
+    config: DistillationConfig,
+    anchor: bool = False,
 ) -> list[Group]:
-    """Attach teacher targets to every rollout that has a usable critique."""
+    """Attach teacher targets to every rollout that has a usable critique.
+
+    With `anchor` also to every right rollout: there the teacher sees what the policy sees, and no directive, so that
+    what is right stays as it is while the wrong ones move (learning without forgetting, arXiv 1606.09282).
+    """
     asked: dict[tuple[TokenIds, TokenIds], Rollout] = {}
     wanted: dict[tuple[int, str], tuple[TokenIds, TokenIds]] = {}
     for g, group in enumerate(groups):
-        for rollout in group.rollouts:
+        for rollout, score in zip(group.rollouts, group.scores, strict=True):
             critique = group.critiques.get(rollout.id)
-            if critique is None or not usable(critique):
+            if critique is not None and usable(critique):
+                directive = critique.directive_text
+                context = policy.encode(
+                    guided_messages(group.task, template, attempt=rollout.text, directive=directive)
+                )
+            elif anchor and score.correct:
+                context = rollout.prompt_ids
+            else:
                 continue
-            messages = guided_messages(group.task, template, attempt=rollout.text, directive=critique.directive_text)
-            key = (policy.encode(messages), rollout.completion_ids)
+            key = (context, rollout.completion_ids)
             asked.setdefault(key, rollout)
             wanted[g, rollout.id] = key
     if not asked:

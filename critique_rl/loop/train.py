@@ -9,79 +9,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import CheckpointError, CritiqueRLError
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
 from critique_rl.loop.collect import collect
-from critique_rl.loop.criticize import CriticTally, criticize
+from critique_rl.loop.critic_stage import CriticStage
+from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.evaluate import Success, evaluate
 from critique_rl.loop.interrupts import interrupts_held
-from critique_rl.loop.metrics import critic_metrics, group_metrics
+from critique_rl.loop.metrics import critic_metrics, generated_tokens, group_metrics
+from critique_rl.loop.offpolicy import correct_for_age
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.progress import Progress
 from critique_rl.loop.refine import refine
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.stories import tell
 from critique_rl.loop.targets import teach
-from critique_rl.prompting.template import PromptTemplate
-from critique_rl.protocols import (
-    Algorithm,
-    Critic,
-    GroupState,
-    Plateau,
-    Policy,
-    Reward,
-    RolloutEngine,
-    StepReport,
-    TaskSource,
-    Tracker,
-)
+from critique_rl.protocols import FeedbackSource, GroupState, StepReport
 from critique_rl.types import Group, TrainSample
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Every live object of a run, behind its protocol; `critic` and templates are None where a method needs none."""
-
-    tasks: TaskSource
-    policy: Policy
-    engine: RolloutEngine
-    reward: Reward
-    plateau: Plateau
-    algorithm: Algorithm
-    tracker: Tracker
-    critic: Critic | None = None
-    refine_template: PromptTemplate | None = None
-    teacher_template: PromptTemplate | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """What a resumed run must know besides the weights and the plateau tracker."""
-
-    step: int = 0
-    generated_tokens: int = 0
-    critic: CriticTally = field(default_factory=CriticTally)
-    first_critic_step: int | None = None
-    injected: int = 0
-    skipped_steps: int = 0
-    wall_s: float = 0.0
-    evaluations: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, object]) -> Progress:
-        try:
-            tally = CriticTally(**cast("dict[str, Any]", data["critic"]))
-            return cls(**cast("dict[str, Any]", {**data, "critic": tally}))
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"progress in the checkpoint: {error}; it was written by another version: resume with that version"
-            ) from error
 
 
 class Trainer:
@@ -94,6 +43,7 @@ class Trainer:
         self.progress = Progress()
         self.stopped_because = ""
         self._saved_step: int | None = None
+        self._critic = CriticStage(config, parts)
 
     def resume(self, saved: SavedRun) -> None:
         """Take up weights, optimiser, plateau memory and counters where `saved` left them."""
@@ -130,7 +80,14 @@ class Trainer:
             self._saved_step = self.progress.step
 
     def _state(self) -> dict[str, object]:
-        return {"progress": self.progress.to_json(), "plateau": self.parts.plateau.state_dict()}
+        """What a checkpoint holds besides the policy. Critiques that are still on their way are not part of it."""
+        parts = self.parts
+        optional = {"trust": parts.trust, "feedback": parts.feedback}
+        return {
+            "progress": self.progress.to_json(),
+            "plateau": parts.plateau.state_dict(),
+            **{name: part.state_dict() for name, part in optional.items() if part is not None},
+        }
 
     # -- stages of one step (trackers count steps from 1, seeds and schedules from 0) --------------------------------
 
@@ -141,6 +98,7 @@ class Trainer:
         try:
             self._step()
         except (KeyboardInterrupt, CritiqueRLError) as stop:
+            self._critic.forget(step)
             if self.progress.step == step:
                 self._take_up(before)
             if isinstance(stop, CritiqueRLError) and not isinstance(stop, CheckpointError):
@@ -148,9 +106,40 @@ class Trainer:
             raise
 
     def _step(self) -> None:
+        step, parts = self.progress.step, self.parts
+        groups, states = self._collect() if parts.feedback is None else self._recall(parts.feedback)
+        if not groups:
+            self.stopped_because = "feedback used up"
+            return
+        sampled = generated_tokens(groups) if parts.feedback is None else 0
+        reviewed = self._critic.collect(step, groups)
+        self.progress.critic = self.progress.critic + reviewed.tally
+        groups = self._refine_and_teach([*reviewed.groups, *reviewed.late])
+        groups = self._critic.judge(step, groups, reviewed)
+        samples = parts.algorithm.assemble(groups)
+        self._record(groups, states, samples)
+        with interrupts_held():
+            report = parts.policy.step(samples)
+            self.progress.generated_tokens += sampled + generated_tokens(groups, second_attempts=True)
+            self.progress.step += 1
+            self.progress.skipped_steps += not report.applied
+            if not report.applied and "gradient norm" in report.reason:
+                parts.tracker.event(step + 1, "skipped", f"the step was skipped: {report.reason}")
+            parts.tracker.log(step + 1, self._metrics(groups, report, reviewed.tally))
+
+    def _collect(self) -> tuple[list[Group], list[GroupState]]:
+        """Sample, verify and watch; the critic is sent each plateaued group while others are still being sampled."""
         step, config, parts = self.progress.step, self.config, self.parts
         tasks = parts.tasks.batch(step, config.rollout.prompts_per_step, seed=derive_seed(config.seed, 0, "tasks"))
-        groups = collect(
+        watched: dict[int, tuple[Group, GroupState]] = {}
+        asked = 0
+
+        def watch(t: int, group: Group) -> None:
+            nonlocal asked
+            watched[t] = self._watch(group)
+            asked += self._critic.ask(step, watched[t][0])
+
+        collect(
             tasks,
             policy=parts.policy,
             engine=parts.engine,
@@ -158,52 +147,32 @@ class Trainer:
             config=config.rollout,
             step=step,
             seed=derive_seed(config.seed, step, "rollout"),
+            on_group=watch,
         )
-        groups, states = self._watch(groups)
-        groups, tally = self._criticize(groups)
-        groups = self._refine_and_teach(groups)
-        samples = parts.algorithm.assemble(groups)
-        self._record(groups, states, samples)
-        with interrupts_held():
-            report = parts.policy.step(samples)
-            self.progress.generated_tokens += _generated_tokens(groups)
-            self.progress.step += 1
-            self.progress.skipped_steps += not report.applied
-            if not report.applied and "gradient norm" in report.reason:
-                parts.tracker.event(step + 1, "skipped", f"the step was skipped: {report.reason}")
-            parts.tracker.log(step + 1, self._metrics(groups, report, tally))
+        groups = [watched[t][0] for t in range(len(tasks))]
+        if asked and self.progress.first_critic_step is None:
+            self.progress.first_critic_step = step
+            message = f"first critic call: {asked} of {len(groups)} prompts of this step are plateaued"
+            parts.tracker.event(step + 1, "critic", message)
+        self._critic.ask_probes(step, groups)
+        return groups, [watched[t][1] for t in range(len(tasks))]
 
-    def _watch(self, groups: Sequence[Group]) -> tuple[list[Group], list[GroupState]]:
+    def _recall(self, feedback: FeedbackSource) -> tuple[list[Group], list[GroupState]]:
+        """Groups that were sampled and criticised earlier, watched as if they were new."""
+        recalled = feedback.batch(self.config.rollout.prompts_per_step)
+        states = [self._watch(group)[1] for group in recalled]
+        assert self.config.feedback is not None
+        cap = self.config.feedback.correction_cap
+        return correct_for_age(recalled, policy=self.parts.policy, cap=cap), states
+
+    def _watch(self, group: Group) -> tuple[Group, GroupState]:
         step, plateau = self.progress.step, self.parts.plateau
         stalled_before = plateau.first_stall_step is not None
-        states = [
-            plateau.observe(step, g.task.id, g.scores, [r.finished for r in g.rollouts], kind=g.task.kind)
-            for g in groups
-        ]
+        finished = [r.finished for r in group.rollouts]
+        state = plateau.observe(step, group.task.id, group.scores, finished, kind=group.task.kind)
         if not stalled_before and plateau.first_stall_step is not None:
             self.parts.tracker.event(step + 1, "stall", plateau.message())
-        acts = "critique" in self.parts.algorithm.needs
-        watched = [replace(g, plateaued=acts and s.select) for g, s in zip(groups, states, strict=True)]
-        return watched, states
-
-    def _criticize(self, groups: list[Group]) -> tuple[list[Group], CriticTally]:
-        chosen = [g for g in groups if g.plateaued]
-        critic, step = self.parts.critic, self.progress.step
-        if not chosen or critic is None:
-            return groups, CriticTally()
-        show = bool(getattr(self.config.critic, "show_reference", False))
-        reviewed, tally = criticize(
-            groups, critic=critic, max_attempts=self.config.refinement.max_attempts, show_reference=show
-        )
-        if tally.calls and self.progress.first_critic_step is None:
-            self.progress.first_critic_step = step
-            message = f"first critic call: {len(chosen)} of {len(groups)} prompts of this step are plateaued"
-            self.parts.tracker.event(step + 1, "critic", message)
-        for group in reviewed:
-            if group.critiques:
-                self.parts.plateau.note_critiqued(group.task.id, step)
-        self.progress.critic = self.progress.critic + tally
-        return reviewed, tally
+        return replace(group, plateaued=self._critic.asks and state.select), state
 
     def _refine_and_teach(self, groups: list[Group]) -> list[Group]:
         parts, step = self.parts, self.progress.step
@@ -226,7 +195,11 @@ class Trainer:
                     parts.plateau.note_rescued(group.task.id, step)
         if parts.teacher_template is not None:
             groups = teach(
-                groups, policy=parts.policy, template=parts.teacher_template, config=self.config.distillation
+                groups,
+                policy=parts.policy,
+                template=parts.teacher_template,
+                config=self.config.distillation,
+                anchor=self.config.feedback is not None and self.config.feedback.anchor,
             )
         return groups
 
@@ -235,7 +208,7 @@ class Trainer:
         told_first = step == self.progress.first_critic_step
         if report.samples_per_step == 0 or (step % report.every and not told_first):
             return
-        order = sorted(range(len(groups)), key=lambda i: (not groups[i].critiques, not groups[i].refinements, i))
+        order = sorted(range(len(states)), key=lambda i: (not groups[i].critiques, not groups[i].refinements, i))
         for i in order[: report.samples_per_step]:
             story = tell(
                 groups[i],
@@ -252,6 +225,9 @@ class Trainer:
     def _take_up(self, state: Mapping[str, object]) -> None:
         self.progress = Progress.from_json(cast("Mapping[str, object]", state["progress"]))
         self.parts.plateau.load_state_dict(cast("Mapping[str, object]", state["plateau"]))
+        for name, part in (("trust", self.parts.trust), ("feedback", self.parts.feedback)):
+            if part is not None and name in state:
+                part.load_state_dict(cast("Mapping[str, object]", state[name]))
 
     def _tell_if_the_critic_never_helped(self) -> None:
         critic = self.progress.critic
@@ -303,7 +279,9 @@ class Trainer:
 
     def _finished(self) -> bool:
         budget, progress = self.config.budget, self.progress
-        if budget.max_generated_tokens is not None and progress.generated_tokens >= budget.max_generated_tokens:
+        if self.parts.feedback is not None and self.parts.feedback.exhausted:
+            self.stopped_because = "feedback used up"
+        elif budget.max_generated_tokens is not None and progress.generated_tokens >= budget.max_generated_tokens:
             self.stopped_because = "generated-token budget spent"
         elif progress.step >= budget.max_steps:
             self.stopped_because = "step budget spent"
@@ -325,12 +303,9 @@ class Trainer:
             "steps/total": float(self.config.budget.max_steps),
             **report.diagnostics,
             **self.parts.plateau.counts(),
+            **(self.parts.trust.figures() if self.parts.trust is not None else {}),
+            **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
         }
-
-
-def _generated_tokens(groups: Sequence[Group]) -> int:
-    rollouts = sum(len(r.completion_ids) for g in groups for r in g.rollouts)
-    return rollouts + sum(len(r.rollout.completion_ids) for g in groups for r in g.refinements)
 
 
 def _in_words(found: Mapping[str, Success]) -> str:

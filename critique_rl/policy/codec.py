@@ -1,4 +1,4 @@
-"""Messages -> prompt ids, ids -> text. Completions are never encoded here: their ids come from the sampler.
+"""Messages -> prompt ids, ids -> text. A sampled completion is never encoded here: its ids come from the sampler.
 
 Legend: ids are plain ints. Must not know: templates, critics.
 """
@@ -28,6 +28,12 @@ class PromptCodec:
         else:
             text = "\n".join(m.content for m in messages)
         return tuple(self.tokenizer.encode(text, add_special_tokens=not self.has_template))
+
+    def encode_completion(self, text: str) -> TokenIds:
+        """Ids of a text that was not sampled here (another model's, a person's), ended by the tokenizer's end token."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        end = cast("int | None", self.tokenizer.eos_token_id)
+        return (*ids, *([] if end is None else [end]))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text of some ids, special tokens left out."""

@@ -65,6 +65,9 @@ class HFPolicy:
     def encode(self, messages: Sequence[Message]) -> TokenIds:
         return self.codec.encode(messages)
 
+    def encode_completion(self, text: str) -> TokenIds:
+        return self.codec.encode_completion(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self.codec.decode(ids)
 

@@ -57,6 +57,9 @@ class CharPolicy:
     def encode(self, messages: Sequence[Message]) -> TokenIds:
         return encode("\n".join(f"{m.role}: {m.content}" for m in messages))
 
+    def encode_completion(self, text: str) -> TokenIds:
+        return (*encode(text), END)
+
     def decode(self, ids: Sequence[int]) -> str:
         return decode(ids)
 

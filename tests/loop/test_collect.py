@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import collect
@@ -17,8 +17,15 @@ class Recorder:
         self.calls: list[tuple[Sequence[TokenIds], int, float, int]] = []
 
     def generate(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
+        """Leaves `on_done` alone, as an engine may that has nothing to tell before the end."""
         self.calls.append((prompts, max_tokens, temperature, seed))
         return [
             Completion(completion_ids=(65 + i,), behaviour_logprobs=(-0.5,), text=chr(65 + i), finished=False)
@@ -62,3 +69,28 @@ def test_a_verifier_that_fails_is_kept_apart_from_a_wrong_answer() -> None:
     )
     assert [s.status for s in found.scores] == [ScoreStatus.OK, ScoreStatus.ERROR, ScoreStatus.UNPARSED]
     assert found.rollouts[0].completion_ids == (*encode("41"), END)
+
+
+def test_a_group_is_told_of_as_soon_as_it_is_whole() -> None:
+    heard: list[tuple[int, list[str]]] = []
+
+    class Backwards(Recorder):
+        def generate(self, prompts, *, on_done=None, **options):  # pyright: ignore
+            completions = super().generate(prompts, **options)
+            for i in (3, 0, 2, 1):
+                on_done(i, completions[i])  # pyright: ignore
+                heard.append((-1, [str(i)]))
+            return completions
+
+    collect(
+        [task("a"), task("b")],
+        policy=CharPolicy(),
+        engine=Backwards(),
+        reward=ExactReward(),
+        config=RolloutConfig(group_size=2),
+        step=0,
+        seed=0,
+        on_group=lambda t, group: heard.append((t, [r.text for r in group.rollouts])),
+    )
+    # the second task's group is whole with its rollouts 3 and 2, before rollout 1 is there
+    assert heard == [(-1, ["3"]), (-1, ["0"]), (1, ["C", "D"]), (-1, ["2"]), (0, ["A", "B"]), (-1, ["1"])]

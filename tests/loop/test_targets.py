@@ -85,3 +85,14 @@ def test_nothing_to_teach_asks_nobody() -> None:
     groups = [group(task(), "41"), replace(group(task("u"), "41"), critiques={"u/0": critique("u/0", "")})]
     assert taught(groups, policy) == groups
     assert policy.topk_calls == []
+
+
+def test_an_anchor_holds_right_attempts_to_what_the_teacher_says_without_a_directive() -> None:
+    policy = CharPolicy()
+    mixed = criticized(group(task(), "41", "42", "?"), "t/0")
+    (found,) = teach([mixed], policy=policy, template=TEMPLATE, config=DistillationConfig(), anchor=True)
+    bare = CharPolicy().decode(mixed.rollouts[1].prompt_ids)
+    assert policy.topk_calls == [("teacher", [CONTEXT, bare], ["41", "42"], False)]
+    assert sorted(found.targets) == ["t/0", "t/1"]  # the wrong one that nobody spoke about is left alone
+    (without,) = taught([mixed], CharPolicy())
+    assert sorted(without.targets) == ["t/0"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -20,7 +20,9 @@ from critique_rl.config.run import RunConfig
 from critique_rl.critics.scripted import FailingCritic, ScriptedCritic
 from critique_rl.errors import CheckpointError, CriticSetupError
 from critique_rl.loop.checkpoint import latest_checkpoint
-from critique_rl.loop.train import Parts, Progress, Trainer
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.progress import Progress
+from critique_rl.loop.train import Trainer
 from critique_rl.protocols import Algorithm, Critic, StepReport
 from critique_rl.schedule.plateau import PlateauTracker
 from critique_rl.types import Completion, CriticOutcome, CriticRequest, Critique, Task, TokenIds, TrainSample
@@ -58,14 +60,20 @@ class Sampler:
         self.error = error
 
     def generate(
-        self, prompts: Sequence[TokenIds], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         self.calls += 1
         if self.calls == self.stop_at:
             raise self.error()
         guided = "Count" in CharPolicy().decode(prompts[0])
         return engine("2" if guided else "9", "42" if guided else "8").generate(
-            prompts, max_tokens=max_tokens, temperature=temperature, seed=seed
+            prompts, max_tokens=max_tokens, temperature=temperature, seed=seed, on_done=on_done
         )
 
 
@@ -188,10 +196,10 @@ def test_the_first_story_with_a_critic_is_told_out_of_turn(tmp_path: Path) -> No
 
 def test_groups_without_a_failure_are_no_critic_call(tmp_path: Path) -> None:
     class Solved(Sampler):
-        def generate(self, prompts: Sequence[TokenIds], **_: object) -> list[Completion]:  # pyright: ignore
+        def generate(self, prompts: Sequence[TokenIds], *, on_done: Any = None, **_: object) -> list[Completion]:  # pyright: ignore
             rights = [CharPolicy().decode(p).partition("user: ")[2] for p in prompts]
             texts = ["2" if q == "1+1=" else "42" for q in rights]
-            return engine(*texts).generate(prompts, max_tokens=4, temperature=1.0, seed=0)
+            return engine(*texts).generate(prompts, max_tokens=4, temperature=1.0, seed=0, on_done=on_done)
 
     trainer = make(tmp_path, {"plateau": {"mode": "always"}}, sampler=Solved())
     trainer.run()

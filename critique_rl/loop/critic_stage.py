@@ -1,0 +1,102 @@
+"""The critic's part in a step: asked while rollouts are still sampled, collected before refinement, judged after it.
+
+Owns: the order of those, and that a critic which is not trusted is asked no more. Must not know: which critic answers,
+how trust is decided, the policy's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from critique_rl.config.critic import late_steps, shows_reference, stage_deadline_s
+from critique_rl.config.run import RunConfig
+from critique_rl.loop.criticize import CriticTally
+from critique_rl.loop.desk import CriticDesk, DeskLimits, Reviewed
+from critique_rl.loop.judge import calibrated, rescues, sample_controls, score_pairs, without_scores
+from critique_rl.loop.offpolicy import correct_for_age
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.seeds import derive_seed
+from critique_rl.types import Group
+
+LATE_CORRECTION_CAP = 2.0
+"""Largest importance weight of a token whose critique came after its policy had moved on."""
+
+
+class CriticStage:
+    """One run's dealings with its critic; without a critic every method leaves the groups as they are."""
+
+    def __init__(self, config: RunConfig, parts: Parts) -> None:
+        self._config = config
+        self._parts = parts
+        self._scores_matter = getattr(config.algorithm, "critic_score_weight", 0.0) > 0
+        self._desk: CriticDesk | None = None
+        if parts.critic is not None:
+            limits = DeskLimits(
+                max_attempts=config.refinement.max_attempts,
+                show_reference=shows_reference(config.critic),
+                deadline_s=stage_deadline_s(config.critic),
+                late_steps=late_steps(config.critic),
+            )
+            self._desk = CriticDesk(parts.critic, limits)
+
+    @property
+    def asks(self) -> bool:
+        """Whether plateaued groups are acted on at all."""
+        trust = self._parts.trust
+        return "critique" in self._parts.algorithm.needs and (trust is None or trust.asks_critic)
+
+    def ask(self, step: int, group: Group) -> bool:
+        """Send a plateaued group's wrong attempts; True if there were any."""
+        if self._desk is None or not group.plateaued or not self._desk.ask(step, group):
+            return False
+        self._parts.plateau.note_critiqued(group.task.id, step)
+        return True
+
+    def ask_probes(self, step: int, groups: Sequence[Group]) -> None:
+        """One right and one wrong attempt a step, while it is unknown whether the critic's scores tell them apart."""
+        trust, desk = self._parts.trust, self._desk
+        if trust is not None and desk is not None and desk.waiting and self._scores_matter and trust.wants_probe:
+            desk.ask_probes(step, groups)
+
+    def collect(self, step: int, groups: list[Group]) -> Reviewed:
+        """The step's critiques, and those of earlier steps that came late. Raises CriticSetupError."""
+        if self._desk is None:
+            return Reviewed(groups, [], [], CriticTally())
+        reviewed = self._desk.collect(step, groups)
+        return reviewed._replace(
+            late=correct_for_age(reviewed.late, policy=self._parts.policy, cap=LATE_CORRECTION_CAP)
+        )
+
+    def judge(self, step: int, groups: list[Group], reviewed: Reviewed) -> list[Group]:
+        """Let the trust guard see what this step's critiques were worth; drop scores that it does not trust."""
+        parts, trust, config, tally = self._parts, self._parts.trust, self._config, reviewed.tally
+        if parts.score_map is not None:
+            groups = calibrated(groups, parts.score_map)
+        if trust is None or parts.refine_template is None:
+            return groups
+        if tally.calls:
+            groups = sample_controls(
+                groups,
+                wanted=trust.controls_wanted,
+                policy=parts.policy,
+                engine=parts.engine,
+                reward=parts.reward,
+                template=parts.refine_template,
+                config=config.refinement,
+                rollout=config.rollout,
+                step=step,
+                seed=derive_seed(config.seed, step, "control"),
+            )
+            controls = [r.score.correct for group in groups for r in group.controls]
+            trust.note_refinements(critiqued=rescues(groups, config.refinement), control=controls)
+            trust.note_scores(*score_pairs(reviewed.probes))
+            trust.note_cost(usd=tally.cost_usd, tokens=tally.prompt_tokens + tally.completion_tokens)
+            message = trust.verdict()
+            if message:
+                parts.tracker.event(step + 1, "trust", message)
+        return groups if trust.uses_scores else without_scores(groups)
+
+    def forget(self, step: int) -> None:
+        """Give up what was asked in a step that is broken off."""
+        if self._desk is not None:
+            self._desk.forget(step)

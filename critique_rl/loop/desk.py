@@ -1,0 +1,149 @@
+"""Where requests wait for the critic: sent as soon as a group is whole, collected when the step needs them.
+
+Owns: the stage's deadline, and late critiques that serve a later step. Must not know: which critic answers, training.
+A critic that cannot stream is asked about everything at once, when the answers are collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from critique_rl.loop.criticize import CriticTally, Question, attach, probe, questions
+from critique_rl.protocols import Critic, StreamingCritic
+from critique_rl.types import CriticOutcome, Critique, Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskLimits:
+    """`deadline_s` runs from the moment the step has nothing left to do but wait; None waits for every answer.
+    A critique that misses it may serve one of the next `late_steps` steps."""
+
+    max_attempts: int
+    show_reference: bool = False
+    deadline_s: float | None = None
+    late_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Open:
+    step: int
+    group: Group
+    question: Question
+    future: Future[Critique] | None
+    probes: bool | None = None
+
+
+class Reviewed(NamedTuple):
+    """`groups` as they came, with critiques; `late` are groups of earlier steps whose critiques came now; `probes` are
+    critiques of attempts that say nothing to the policy, each with whether the attempt was right."""
+
+    groups: list[Group]
+    late: list[Group]
+    probes: list[tuple[Critique, bool]]
+    tally: CriticTally
+
+
+class CriticDesk:
+    """Takes questions during a step and hands out critiques at its end."""
+
+    def __init__(self, critic: Critic, limits: DeskLimits) -> None:
+        self._critic = critic
+        self._limits = limits
+        self._open: list[_Open] = []
+
+    @property
+    def waiting(self) -> int:
+        """Questions that are not answered yet."""
+        return len(self._open)
+
+    def ask(self, step: int, group: Group) -> int:
+        """Ask about the wrong attempts of a plateaued group; returns how many questions that makes."""
+        limits = self._limits
+        asked = questions(group, max_attempts=limits.max_attempts, show_reference=limits.show_reference)
+        for question in asked:
+            self._send(step, group, question)
+        return len(asked)
+
+    def ask_probes(self, step: int, groups: Sequence[Group]) -> bool:
+        """Ask about one right and one wrong attempt, without the verifier's report; False if the step has not both."""
+        shown = self._limits.show_reference
+        right, wrong = (probe(groups, correct=correct, show_reference=shown) for correct in (True, False))
+        if right is None or wrong is None:
+            return False
+        for question, correct in ((right, True), (wrong, False)):
+            self._send(step, groups[0], question, probes=correct)
+        return True
+
+    def collect(self, step: int, groups: Sequence[Group]) -> Reviewed:
+        """Wait for this step's critiques up to the deadline, and take in what has come of earlier ones.
+
+        `groups` holds the very objects that were asked about. Raises CriticSetupError, all that a critic may raise.
+        """
+        ended = self._ended(step)
+        reviewed = [attach(group, _of(group, ended)) for group in groups]
+        earlier = {id(e.group): e.group for e, _ in ended if e.step < step and e.probes is None}
+        late = [
+            replace(attach(replace(group, critiques={}), _of(group, ended)), late=True, plateaued=True)
+            for group in earlier.values()
+        ]
+        return Reviewed(
+            groups=reviewed,
+            late=late,
+            probes=[(critique, entry.probes) for entry, critique in ended if entry.probes is not None],
+            tally=CriticTally.of([critique for _, critique in ended]),
+        )
+
+    def forget(self, step: int) -> None:
+        """Give up what was asked in a step that is broken off."""
+        for entry in self._open:
+            if entry.step == step and entry.future is not None:
+                entry.future.cancel()
+        self._open = [entry for entry in self._open if entry.step != step]
+
+    def _send(self, step: int, group: Group, question: Question, *, probes: bool | None = None) -> None:
+        critic = self._critic
+        future = critic.submit(question.request) if isinstance(critic, StreamingCritic) else None
+        self._open.append(_Open(step, group, question, future, probes))
+
+    def _ended(self, step: int) -> list[tuple[_Open, Critique]]:
+        entries, self._open = self._open, []
+        futures = [entry.future for entry in entries if entry.future is not None and entry.step == step]
+        if futures:
+            wait(futures, timeout=self._limits.deadline_s)
+        queued = [entry for entry in entries if entry.future is None]
+        reviewed = iter(self._critic.review([e.question.request for e in queued]) if queued else [])
+        answered: list[tuple[_Open, Critique]] = []
+        for entry in entries:
+            if entry.future is None:
+                answered.append((entry, next(reviewed)))
+            elif entry.future.done():
+                answered.append((entry, self._result(entry, entry.future)))
+            elif step - entry.step < self._limits.late_steps:
+                self._open.append(entry)
+            else:
+                entry.future.cancel()
+                answered.append((entry, self._timed_out(entry)))
+        return answered
+
+    def _result(self, entry: _Open, future: Future[Critique]) -> Critique:
+        try:
+            return future.result()
+        except CancelledError:
+            return self._timed_out(entry)
+
+    def _timed_out(self, entry: _Open) -> Critique:
+        limits = self._limits
+        late = f" and {limits.late_steps} more steps" if limits.late_steps else ""
+        return Critique(
+            rollout_id=entry.question.request.rollout_id,
+            critic=self._critic.name,
+            outcome=CriticOutcome.TIMED_OUT,
+            reason=f"no critique within the stage's {limits.deadline_s} s{late}: raise critic.stage_deadline_s",
+        )
+
+
+def _of(group: Group, ended: Sequence[tuple[_Open, Critique]]) -> list[tuple[Question, Critique]]:
+    return [(entry.question, critique) for entry, critique in ended if entry.group is group and entry.probes is None]

@@ -1,0 +1,134 @@
+"""What a step tells about the critic itself: rescues against a control arm, and scores against verified rewards.
+
+Owns: the control arm, and which outcomes count. Must not know: how rates are compared, when a critic is switched off.
+The control is the same second attempt under the same template, told nothing but that the first one was wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from critique_rl.config.algorithm import RefinementConfig
+from critique_rl.config.run import RolloutConfig
+from critique_rl.loop.collect import as_rollout
+from critique_rl.loop.contexts import guided_messages
+from critique_rl.loop.criticize import usable
+from critique_rl.prompting.template import PromptTemplate
+from critique_rl.protocols import Policy, Reward, RolloutEngine
+from critique_rl.types import CriticOutcome, Critique, Directive, Evaluative, Group, Refinement, Rollout
+
+BARE_VERDICT = "Wrong."
+CALIBRATED = "calibrated"
+ANSWERED = frozenset({CriticOutcome.OK, CriticOutcome.ABSTAINED, CriticOutcome.MALFORMED, CriticOutcome.REFUSED})
+"""Ends of a call that are the critic's own doing; a server that is down says nothing about its words."""
+
+
+class ScorePairs(NamedTuple):
+    """A critic's mean score of an attempt in [0, 1], and whether the verifier found the attempt right."""
+
+    values: list[float]
+    correct: list[bool]
+
+
+def sample_controls(
+    groups: Sequence[Group],
+    *,
+    wanted: int,
+    policy: Policy,
+    engine: RolloutEngine,
+    reward: Reward,
+    template: PromptTemplate,
+    config: RefinementConfig,
+    rollout: RolloutConfig,
+    step: int,
+    seed: int,
+) -> list[Group]:
+    """Attach up to `wanted` second attempts under the bare verdict, at the attempts that the critic answered about."""
+    planned = [
+        (g, attempt)
+        for g, group in enumerate(groups)
+        for attempt in _answered_about(group, config)
+        for _ in range(config.per_attempt)
+    ][:wanted]
+    if not planned:
+        return list(groups)
+    contexts = [
+        policy.encode(guided_messages(groups[g].task, template, attempt=attempt.text, directive=BARE_VERDICT))
+        for g, attempt in planned
+    ]
+    completions = engine.generate(contexts, max_tokens=rollout.max_tokens, temperature=rollout.temperature, seed=seed)
+    found: dict[int, list[Refinement]] = {}
+    for n, ((g, attempt), context, completion) in enumerate(zip(planned, contexts, completions, strict=True)):
+        task = groups[g].task
+        sampled = as_rollout(f"{step}/{task.id}/control-{n}", task, context, completion, policy.version)
+        found.setdefault(g, []).append(
+            Refinement(
+                attempt_id=attempt.id,
+                critique=_bare_critique(attempt),
+                rollout=sampled,
+                score=reward.score(task, sampled.text),
+                rejected="control",
+            )
+        )
+    return [replace(group, controls=tuple(found.get(g, ()))) for g, group in enumerate(groups)]
+
+
+def rescues(groups: Sequence[Group], config: RefinementConfig) -> list[bool]:
+    """One entry per second attempt that the critic was to make possible: was it verified?
+
+    By intention to treat: an attempt that got an answer without a usable directive counts as not rescued. One whose
+    call never came through is no evidence.
+    """
+    outcomes: list[bool] = []
+    for group in groups:
+        if group.late:
+            continue
+        outcomes += [r.score.correct for r in group.refinements]
+        unserved = [a for a in _answered_about(group, config) if not usable(group.critiques.get(a.id))]
+        outcomes += [False] * (len(unserved) * config.per_attempt)
+    return outcomes
+
+
+def score_pairs(probes: Sequence[tuple[Critique, bool]]) -> ScorePairs:
+    """The critic's scores of the probes that it scored, with what the verifier had found."""
+    scored = [(mean_score(critique), correct) for critique, correct in probes]
+    known = [(value, correct) for value, correct in scored if value is not None]
+    return ScorePairs([value for value, _ in known], [correct for _, correct in known])
+
+
+def mean_score(critique: Critique) -> float | None:
+    """Mean of a critique's criteria in [0, 1], or None: a missing score is missing, never 0."""
+    if critique.outcome is not CriticOutcome.OK or not critique.evaluative:
+        return None
+    return sum(e.value for e in critique.evaluative) / len(critique.evaluative)
+
+
+def calibrated(groups: Sequence[Group], score_map: Callable[[float], float]) -> list[Group]:
+    """The groups with each critique's scalars replaced by one: the probability that an attempt so scored is right."""
+
+    def mapped(critique: Critique) -> Critique:
+        score = mean_score(critique)
+        if score is None:
+            return critique
+        return replace(critique, evaluative=(Evaluative(criterion=CALIBRATED, value=score_map(score)),))
+
+    return [replace(g, critiques={name: mapped(c) for name, c in g.critiques.items()}) for g in groups]
+
+
+def without_scores(groups: Sequence[Group]) -> list[Group]:
+    """The groups with the critic's scalars taken out, for a critic whose scores do not tell right from wrong."""
+    return [replace(g, critiques={name: replace(c, evaluative=()) for name, c in g.critiques.items()}) for g in groups]
+
+
+def _answered_about(group: Group, config: RefinementConfig) -> list[Rollout]:
+    if group.late:
+        return []
+    answered = [r for r in group.rollouts if r.id in group.critiques and group.critiques[r.id].outcome in ANSWERED]
+    return answered[: config.max_attempts]
+
+
+def _bare_critique(attempt: Rollout) -> Critique:
+    said = (Directive(text=BARE_VERDICT, critic="control"),)
+    return Critique(rollout_id=attempt.id, critic="control", outcome=CriticOutcome.OK, directives=said)
