@@ -5,9 +5,7 @@ Owns: what counts as a secret in text. Must not know: where the text goes.
 
 from __future__ import annotations
 
-import logging
 import re
-import traceback
 from collections.abc import Sequence
 
 _HIDDEN = "[redacted]"
@@ -49,39 +47,6 @@ class Redactor:
         """One line of at most 300 characters without secrets: for reasons and messages."""
         line = " ".join(self.text(text).split())
         return line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 3] + "..."
-
-
-class RedactingFilter(logging.Filter):
-    """Takes secrets out of log records: message, arguments, traceback and stack.
-
-    A logger's filter does not see its children's records, a handler's filter does: put it on both with `attach`.
-    """
-
-    def __init__(self, redactor: Redactor) -> None:
-        super().__init__()
-        self._redactor = redactor
-
-    def attach(self, logger: logging.Logger) -> None:
-        """Filter what is logged by `logger` itself and what its handlers write, its children's records included."""
-        logger.addFilter(self)
-        for handler in logger.handlers:
-            handler.addFilter(self)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Change the record in place; nothing is held back."""
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):
-            message = f"{record.msg} (its arguments do not fit)"
-        record.msg, record.args = self._redactor.text(message), None
-        if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-        record.exc_info = None
-        if record.exc_text:
-            record.exc_text = self._redactor.text(record.exc_text)
-        if record.stack_info:
-            record.stack_info = self._redactor.text(record.stack_info)
-        return True
 
 
 def _hide_value(match: re.Match[str]) -> str:

@@ -9,10 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from critique_rl.critics.openai_compatible import openai_critic
+from critique_rl.critics.remote import RemoteCritic
+from critique_rl.feedback.store import ExchangeStore
 from critique_rl.types import CriticRequest, Message, Score, Task
+from tests.critics.openai_bench import settings
 
 REPLY = json.dumps(
     {
@@ -147,3 +153,16 @@ def make_request() -> Callable[..., CriticRequest]:
         return CriticRequest(rollout_id=f"r{number}", task=task, attempt=attempt, score=score, reference=reference)
 
     return make
+
+
+@pytest.fixture
+def critic(server: Any, tmp_path: Path) -> Iterator[Callable[..., RemoteCritic]]:
+    made: list[RemoteCritic] = []
+
+    def make(**fields: object) -> RemoteCritic:
+        made.append(openai_critic(settings(server, **fields), store=ExchangeStore(tmp_path / "e.jsonl")))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from critique_rl.config.critic import OpenAICriticConfig, RecordedCriticConfig
 from critique_rl.critics.base import CRITIC_INPUTS
-from critique_rl.critics.openai_compatible import openai_critic
-from critique_rl.critics.recorded import recorded_critic
-from critique_rl.critics.remote import RemoteCritic
 from critique_rl.errors import CriticMalformedError
 from critique_rl.feedback.parse import parse_reply
-from critique_rl.feedback.store import ExchangeStore
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.types import CriticOutcome, CriticRequest, Critique
-
-Make = Callable[..., CriticRequest]
-
-
-def settings(server: Any, **fields: object) -> OpenAICriticConfig:
-    base = {"kind": "openai", "model": "stub", "base_url": server.url, "timeout_s": 5.0}
-    return OpenAICriticConfig.model_validate({**base, **fields})
-
-
-@pytest.fixture
-def critic(server: Any, tmp_path: Path) -> Iterator[Callable[..., RemoteCritic]]:
-    made: list[RemoteCritic] = []
-
-    def make(**fields: object) -> RemoteCritic:
-        made.append(openai_critic(settings(server, **fields), store=ExchangeStore(tmp_path / "e.jsonl")))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def replayed(path: Path, requests: list[CriticRequest]) -> list[Critique]:
-    with closing(recorded_critic(RecordedCriticConfig(kind="recorded", path=str(path)))) as replay:
-        return replay.review(requests)
+from critique_rl.types import CriticOutcome
+from tests.critics.openai_bench import Make, replayed
 
 
 def test_a_server_that_ignores_the_schema_is_counted_and_said_once(

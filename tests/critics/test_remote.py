@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
@@ -13,47 +12,17 @@ from typing import Any
 
 import pytest
 
-from critique_rl.config.critic import OpenAICriticConfig, RecordedCriticConfig
 from critique_rl.critics.openai_compatible import openai_critic
-from critique_rl.critics.recorded import recorded_critic
-from critique_rl.critics.remote import RemoteCritic
 from critique_rl.errors import CriticSetupError
 from critique_rl.feedback.cache import AnswerCache
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.protocols import StreamingCritic
-from critique_rl.types import CriticOutcome, CriticRequest, Critique, Usage
-
-Make = Callable[..., CriticRequest]
-PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_completion_tokens": 50.0}
-ONE_CALL_USD = 0.002
-"""100 prompt tokens at 10 and 20 completion tokens at 50 dollars a million."""
-
-
-def settings(server: Any, **fields: object) -> OpenAICriticConfig:
-    base = {"kind": "openai", "model": "stub", "base_url": server.url, "timeout_s": 5.0, **PRICES}
-    return OpenAICriticConfig.model_validate({**base, **fields})
+from critique_rl.types import CriticOutcome, Usage
+from tests.critics.openai_bench import ONE_CALL_USD, PRICES, Make, replayed, settings
 
 
 def verdict(word: str, text: str = "Carry the one into the tens.") -> str:
     return json.dumps({"directives": [{"text": text}], "scores": {"correctness": 0.5}, "verdict": word})
-
-
-@pytest.fixture
-def critic(server: Any, tmp_path: Path) -> Iterator[Callable[..., RemoteCritic]]:
-    made: list[RemoteCritic] = []
-
-    def make(**fields: object) -> RemoteCritic:
-        made.append(openai_critic(settings(server, **fields), store=ExchangeStore(tmp_path / "e.jsonl")))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def replayed(path: Path, requests: list[CriticRequest]) -> list[Critique]:
-    with closing(recorded_critic(RecordedCriticConfig(kind="recorded", path=str(path)))) as replay:
-        return replay.review(requests)
 
 
 # Asking again

@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from critique_rl.config.critic import OpenAICriticConfig, RecordedCriticConfig
 from critique_rl.critics.openai_compatible import endpoint_of, openai_critic
-from critique_rl.critics.recorded import recorded_critic
-from critique_rl.critics.remote import RemoteCritic
 from critique_rl.feedback.cache import AnswerCache, CachedAnswer
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Usage
-
-Make = Callable[..., CriticRequest]
-PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_completion_tokens": 50.0}
-ONE_CALL_USD = 0.002
-"""100 prompt tokens at 10 and 20 completion tokens at 50 dollars a million."""
-
-
-def settings(server: Any, **fields: object) -> OpenAICriticConfig:
-    base = {"kind": "openai", "model": "stub", "base_url": server.url, "timeout_s": 5.0, **PRICES}
-    return OpenAICriticConfig.model_validate({**base, **fields})
+from tests.critics.openai_bench import ONE_CALL_USD, Make, replayed, settings
 
 
 def under(rollout_id: str, request: CriticRequest) -> CriticRequest:
     """The same attempt at the same task, as another rollout."""
     return dataclasses.replace(request, rollout_id=rollout_id)
-
-
-@pytest.fixture
-def critic(server: Any, tmp_path: Path) -> Iterator[Callable[..., RemoteCritic]]:
-    made: list[RemoteCritic] = []
-
-    def make(**fields: object) -> RemoteCritic:
-        made.append(openai_critic(settings(server, **fields), store=ExchangeStore(tmp_path / "e.jsonl")))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def replayed(path: Path, requests: list[CriticRequest]) -> list[Critique]:
-    with closing(recorded_critic(RecordedCriticConfig(kind="recorded", path=str(path)))) as replay:
-        return replay.review(requests)
 
 
 def test_an_equal_request_is_answered_from_the_cache_at_no_cost_and_recorded(
