@@ -92,4 +92,4 @@ def test_a_critic_that_can_never_answer_stops_the_run_and_keeps_what_is_done(
 def test_no_kill_loses_a_row_or_pays_twice(tmp_path: Path) -> None:
     with ChatServer(ChatOptions(latency_s=0.05)) as server:
         report = kill_and_resume(tmp_path, server, rows=60, kills=3, in_flight=4, seed=1)
-    assert all(row["holds"] for row in results(report, 4)), report
+    assert all(row.holds for row in results(report, 4)), report

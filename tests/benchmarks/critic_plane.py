@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import gc
 import json
-import shlex
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +41,7 @@ from critique_rl.critics.remote import RemoteCritic
 from critique_rl.feedback.schema import wire_schema
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Message, Score, Task
+from tests.benchmarks.results import Row, save
 from tests.servers.chat import CHAOS, ChatOptions, ChatProcess, expected_reply
 
 IN_FLIGHT = 64
@@ -63,16 +62,6 @@ class Sizes(NamedTuple):
     rounds: int
     chaos_calls: int
     warm_up_calls: int
-
-
-class Row(NamedTuple):
-    """One measured figure; `holds` is None where nothing was promised."""
-
-    name: str
-    value: float
-    unit: str
-    target: str | None = None
-    holds: bool | None = None
 
 
 FULL = Sizes(calls=960, saturated_calls=640, rounds=5, chaos_calls=20_000, warm_up_calls=2_000)
@@ -338,25 +327,6 @@ def measure(sizes: Sizes, *, latency_s: float, seed: int) -> list[Row]:
     ]
 
 
-def save(path: Path, rows: Sequence[Row], *, seed: int, wall_time_s: float) -> None:
-    """Write the run in the form of docs/results."""
-    from critique_rl.experiment import commit, device_name  # loads torch
-
-    packages = ("critique-rl", "openai", "httpx", "pydantic", "tenacity")
-    run = {
-        "title": "The critic side against a loopback server",
-        "command": shlex.join(["python", "-m", "tests.benchmarks.critic_plane", *sys.argv[1:]]),
-        "commit": commit(),
-        "device": device_name(cpu=True),
-        "versions": {name: version(name) for name in packages},
-        "seeds": [seed],
-        "wall_time_s": round(wall_time_s, 1),
-        "rows": [row._asdict() for row in rows],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-
-
 def main() -> int:
     """Print every row; exit code 1 if one that has a target misses it."""
     parser = argparse.ArgumentParser(description="the critic side against a loopback server")
@@ -374,7 +344,9 @@ def main() -> int:
         shown = f"{row.name:<34} {row.value:>10} {row.unit}  {row.target or ''}  {row.holds}"
         print(json.dumps(row._asdict()) if known.json else shown)
     if known.save:
-        save(known.save, rows, seed=known.seed, wall_time_s=time.monotonic() - started)
+        title = "The critic side against a loopback server"
+        wall_time_s = time.monotonic() - started
+        save(known.save, rows, name="critic_plane", title=title, seed=known.seed, wall_time_s=wall_time_s)
     return 0 if all(row.holds is not False for row in rows) else 1
 
 

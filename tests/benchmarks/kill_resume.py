@@ -19,6 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.results import Row, save
 from tests.servers.chat import ChatOptions, ChatProcess, ChatServer, Stats, expected_reply
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def _is_right(row: dict[str, dict[str, object]], attempts: dict[str, str]) -> bo
     )
 
 
-def results(report: KillReport, in_flight: int) -> list[dict[str, object]]:
+def results(report: KillReport, in_flight: int) -> list[Row]:
     """The report in the form that every benchmark prints."""
     worst = max(report.repeats)
     figures: list[tuple[str, float, str, str, bool]] = [
@@ -159,10 +160,7 @@ def results(report: KillReport, in_flight: int) -> list[dict[str, object]]:
         ("kills", report.kills, "kills", f"{report.kills}", report.record_complete),
         ("kills_while_asking", report.kills_with_requests, "kills", "> 0", report.kills_with_requests > 0),
     ]
-    return [
-        {"name": f"kill_resume/{name}", "value": value, "unit": unit, "target": target, "holds": holds}
-        for name, value, unit, target, holds in figures
-    ]
+    return [Row(f"kill_resume/{name}", value, unit, target, holds) for name, value, unit, target, holds in figures]
 
 
 def main() -> int:
@@ -171,13 +169,19 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the run in the form of docs/results")
     known = parser.parse_args()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory, ChatProcess(ChatOptions(latency_s=0.1)) as server:
         report = kill_and_resume(Path(directory), server, rows=known.rows, kills=known.kills, seed=known.seed)
     rows = results(report, IN_FLIGHT)
     for row in rows:
-        print(json.dumps(row))
-    return 0 if all(row["holds"] for row in rows) else 1
+        print(json.dumps(row._asdict()))
+    if known.save:
+        title = "An offline run that is killed and resumed"
+        wall_time_s = time.monotonic() - started
+        save(known.save, rows, name="kill_resume", title=title, seed=known.seed, wall_time_s=wall_time_s)
+    return 0 if all(row.holds for row in rows) else 1
 
 
 if __name__ == "__main__":
