@@ -18,7 +18,7 @@ class TrustConfig(Strict):
     trials: int = Field(
         default=32,
         ge=0,
-        description="second attempts per arm (under the critique, under a bare verdict) before judging; 0: never judge",
+        description="attempts per arm (under a critique, under a bare verdict) before judging; equal ones once; 0: never",
     )
     confidence: float = Field(
         default=0.9, gt=0.5, lt=1.0, description="of the interval of the difference; it must lie above 0"

@@ -82,13 +82,12 @@ class CriticStage:
                 engine=parts.engine,
                 reward=parts.reward,
                 template=parts.refine_template,
-                config=config.refinement,
                 rollout=config.rollout,
                 step=step,
                 seed=derive_seed(config.seed, step, "control"),
             )
             controls = [r.score.correct for group in groups for r in group.controls]
-            trust.note_refinements(critiqued=rescues(groups, config.refinement), control=controls)
+            trust.note_refinements(critiqued=rescues(groups), control=controls)
             trust.note_scores(*score_pairs(reviewed.probes))
             trust.note_cost(usd=tally.cost_usd, tokens=tally.prompt_tokens + tally.completion_tokens)
             message = trust.verdict()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from critique_rl.config.algorithm import RefinementConfig
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import as_rollout
 from critique_rl.loop.contexts import guided_messages
@@ -40,18 +39,12 @@ def sample_controls(
     engine: RolloutEngine,
     reward: Reward,
     template: PromptTemplate,
-    config: RefinementConfig,
     rollout: RolloutConfig,
     step: int,
     seed: int,
 ) -> list[Group]:
-    """Attach up to `wanted` second attempts under the bare verdict, at the attempts that the critic answered about."""
-    planned = [
-        (g, attempt)
-        for g, group in enumerate(groups)
-        for attempt in _answered_about(group, config)
-        for _ in range(config.per_attempt)
-    ][:wanted]
+    """Attach up to `wanted` second attempts under the bare verdict, one per attempt that the critic answered about."""
+    planned = [(g, attempt) for g, group in enumerate(groups) for attempt in _answered_about(group)][:wanted]
     if not planned:
         return list(groups)
     contexts = [
@@ -75,19 +68,23 @@ def sample_controls(
     return [replace(group, controls=tuple(found.get(g, ()))) for g, group in enumerate(groups)]
 
 
-def rescues(groups: Sequence[Group], config: RefinementConfig) -> list[bool]:
-    """One entry per second attempt that the critic was to make possible: was it verified?
+def rescues(groups: Sequence[Group]) -> list[bool]:
+    """One entry per attempt that the critic answered about: was its first second attempt verified?
 
     By intention to treat: an attempt that got an answer without a usable directive counts as not rescued. One whose
-    call never came through is no evidence.
+    call never came through is no evidence. Equal attempts count once: a policy that repeats itself says nothing new.
     """
     outcomes: list[bool] = []
     for group in groups:
-        if group.late:
-            continue
-        outcomes += [r.score.correct for r in group.refinements]
-        unserved = [a for a in _answered_about(group, config) if not usable(group.critiques.get(a.id))]
-        outcomes += [False] * (len(unserved) * config.per_attempt)
+        text_of = {r.id: r.text for r in group.rollouts}
+        first: dict[str, bool] = {}
+        for refinement in group.refinements:
+            first.setdefault(text_of[refinement.attempt_id], refinement.score.correct)
+        for attempt in _answered_about(group):
+            if attempt.text in first:
+                outcomes.append(first[attempt.text])
+            elif not usable(group.critiques[attempt.id]):
+                outcomes.append(False)
     return outcomes
 
 
@@ -122,11 +119,13 @@ def without_scores(groups: Sequence[Group]) -> list[Group]:
     return [replace(g, critiques={name: replace(c, evaluative=()) for name, c in g.critiques.items()}) for g in groups]
 
 
-def _answered_about(group: Group, config: RefinementConfig) -> list[Rollout]:
-    if group.late:
-        return []
-    answered = [r for r in group.rollouts if r.id in group.critiques and group.critiques[r.id].outcome in ANSWERED]
-    return answered[: config.max_attempts]
+def _answered_about(group: Group) -> list[Rollout]:
+    """The first rollout of each text that the critic gave some answer about."""
+    answered: dict[str, Rollout] = {}
+    for rollout in () if group.late else group.rollouts:
+        if rollout.id in group.critiques and group.critiques[rollout.id].outcome in ANSWERED:
+            answered.setdefault(rollout.text, rollout)
+    return list(answered.values())
 
 
 def _bare_critique(attempt: Rollout) -> Critique:

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from critique_rl.config.algorithm import RefinementConfig
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.judge import BARE_VERDICT, calibrated, rescues, sample_controls, score_pairs, without_scores
 from critique_rl.types import CriticOutcome, Evaluative, Group, Refinement
@@ -29,7 +28,7 @@ def refined(of: Group, *texts: str) -> Group:
     return dataclasses.replace(of, refinements=made)
 
 
-def controls(*groups: Group, wanted: int = 99, texts: tuple[str, ...] = ("42", "7"), **refinement: int) -> list[Group]:
+def controls(*groups: Group, wanted: int = 99, texts: tuple[str, ...] = ("42", "7")) -> list[Group]:
     return sample_controls(
         groups,
         wanted=wanted,
@@ -37,7 +36,6 @@ def controls(*groups: Group, wanted: int = 99, texts: tuple[str, ...] = ("42", "
         engine=engine(*texts),
         reward=ExactReward(),
         template=TEMPLATE,
-        config=RefinementConfig.model_validate(refinement),
         rollout=RolloutConfig(max_tokens=4),
         step=3,
         seed=1,
@@ -53,11 +51,9 @@ def test_a_control_is_told_that_it_was_wrong_and_nothing_else() -> None:
     assert judged.refinements == ()  # it is never trained on
 
 
-def test_as_many_controls_as_wanted_per_answered_attempt() -> None:
-    judged = controls(criticised("a", "1", "2"), criticised("b", "3"), per_attempt=2, wanted=5)
-    assert [len(g.controls) for g in judged] == [4, 1]
-    assert [c.attempt_id for c in judged[0].controls] == ["a/0", "a/0", "a/1", "a/1"]
-    assert [len(g.controls) for g in controls(criticised("a", "1", "2", "3"), max_attempts=2)] == [2]
+def test_one_control_per_answered_attempt_as_far_as_wanted_and_equal_ones_once() -> None:
+    judged = controls(criticised("a", "1", "2", "1"), criticised("b", "3", "4"), wanted=3)
+    assert [[c.attempt_id for c in g.controls] for g in judged] == [["a/0", "a/1"], ["b/0"]]
     assert [len(g.controls) for g in controls(criticised("a", "1"), wanted=0)] == [0]
 
 
@@ -78,7 +74,7 @@ def test_an_answer_without_a_directive_rescued_nothing_and_a_lost_call_says_noth
     outcome: CriticOutcome, said: str, counts: bool
 ) -> None:
     asked = criticised("a", "1", "2", outcome=outcome, said=said)
-    assert rescues([asked], RefinementConfig()) == [False, False] * counts
+    assert rescues([asked]) == [False, False] * counts
     assert len(controls(asked)[0].controls) == 2 * counts
 
 
@@ -86,8 +82,14 @@ def test_rescues_by_hand() -> None:
     served = refined(criticised("a", "1", "2"), "42", "41")  # one of two verified
     mute = criticised("b", "3", outcome=CriticOutcome.MALFORMED)
     late = dataclasses.replace(refined(criticised("c", "4"), "42"), late=True)
-    assert rescues([served, mute, late, group(task("d"), "5")], RefinementConfig()) == [True, False, False]
-    assert rescues([served, mute], RefinementConfig(per_attempt=2)) == [True, False, False, False]
+    assert rescues([served, mute, late, group(task("d"), "5")]) == [True, False, False]
+
+
+def test_equal_attempts_are_one_trial_whose_first_second_attempt_counts() -> None:
+    twins = refined(criticised("a", "1", "1", "2"), "41", "42", "42")
+    assert rescues([twins]) == [False, True]  # "1" by its first second attempt, "2" by its own
+    # an attempt with a directive that was not refined, for want of room, is no evidence
+    assert rescues([refined(criticised("b", "1", "2"), "42")]) == [True]
 
 
 def test_score_pairs_are_of_scored_probes_only() -> None:
