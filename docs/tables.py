@@ -1,14 +1,16 @@
 """Writes the result tables of README.md and docs/*.md from docs/results/*.json: `python docs/tables.py`.
 
-A page holds `<!-- results: NAME.json -->` ... `<!-- end of results -->`; what stands between is replaced. A house test
-checks that nothing there was typed in by hand. `<!-- lab -->` does the same for the packaged policy's LAB.json.
+A page holds `<!-- KIND: NAME.json -->` ... `<!-- end of KIND -->` with a kind of `KINDS`; what stands between is
+replaced. A house test checks that nothing there was typed in by hand. `<!-- lab -->` does the same for LAB.json.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,12 +23,15 @@ LAB_ROWS = {
     "foreign": "hard class, shown a directive about another problem",
 }
 LAB_BLOCK = re.compile(r"(<!-- lab -->\n).*?(<!-- end of lab -->)", re.DOTALL)
-BLOCK = re.compile(r"(<!-- results: ([\w.-]+\.json) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (\w+): ([\w.-]+\.json) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+SERVERS = {"llama_cpp": "llama.cpp", "vllm": "vLLM", "transformers_serve": "transformers serve"}
+WIRE = {"in_process": "rules, in process", "noise_0": "rules, over HTTP", "noise_0.3": "rules, over HTTP, 30 % lies"}
+TRUST = {"scalar_grpo": "scalar GRPO, no critic", "smollm2": "both channels, SmolLM2 as the critic"}
 
 
 def table(name: str) -> str:
     """One row per arm and class: successes of each seed, then steps, tokens and critic calls (means over seeds)."""
-    run = json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
+    run = _run(name)
     lines = [
         "| arm | class | held-out success by seed | 95 %, seeds pooled | steps | generated tokens | critic calls |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -38,6 +43,102 @@ def table(name: str) -> str:
     wall_min = run["wall_time_s"] / 60
     made = f"`{run['command']}`, seeds {', '.join(map(str, run['seeds']))}, {run['device']}, {wall_min:.0f} min, "
     return "\n".join([*lines, "", f"Made by {made}commit {run['commit']} ([{name}](docs/results/{name})).", ""])
+
+
+def scoreboard(name: str) -> str:
+    """One row per critic of `critique-rl rescue`."""
+    run = _run(name)
+    lines = [
+        "| critic | valid | usable | rescued | minus control | better | verdicts right | AUROC |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for e in run["table"]:
+        better = {None: "", True: "yes", False: "no"}[e.get("better_than_control")]
+        rescued = f"{e['rescue_rate']:.0%} ({e['rescue_low']:.0%} to {e['rescue_high']:.0%})"
+        over = "" if e.get("difference") is None else f"{e['difference_low']:+.0%} to {e['difference_high']:+.0%}"
+        shares = [_given(e.get(key), ".0%") for key in ("valid_rate", "usable_rate")]
+        judged = [_given(e.get("verdict_accuracy"), ".0%"), _given(e.get("auroc"), ".2f")]
+        lines.append(f"| {' | '.join([e['critic'], *shares, rescued, over, better, *judged])} |")
+    right = max(e.get("reviewed_right_attempts", 0) for e in run["table"])
+    counted = f"{run['attempts']} failed attempts at {run['tasks']} tasks, {right} right ones"
+    made = f"`{run['command']}`, {run['device']}, {run['wall_time_s'] / 60:.0f} min, commit {run['commit']}"
+    return "\n".join([*lines, "", f"{counted}. Made by {made} ([{name}](docs/results/{name})).", ""])
+
+
+def servers(name: str) -> str:
+    """One column per model server, one row per figure."""
+    run = _run(name)
+    tried = [key for key in SERVERS if key in run["parts"]]
+    cells = {key: {row["name"].partition("/")[2]: row for row in run["parts"][key]["rows"]} for key in tried}
+    heads = [f"{SERVERS[key]} ({_versions(run['parts'][key]['server_versions'])})" for key in tried]
+    lines = [f"| | {' | '.join(heads)} |", f"| --- |{' --- |' * len(tried)}"]
+    names = list(dict.fromkeys(figure for key in tried for figure in cells[key]))
+    for figure in sorted(names, key=lambda figure: figure.split("/")[0] != "online"):
+        unit = next(cells[key][figure]["unit"] for key in tried if figure in cells[key])
+        shown = [_given(cells[key].get(figure, {}).get("value"), ",.4g") for key in tried]
+        lines.append(f"| {_label(figure, unit)} | {' | '.join(shown)} |")
+    return "\n".join([*lines, "", _made_by_parts(run, tried, name), ""])
+
+
+def batch(name: str) -> str:
+    """The figures of the batch file that went through vLLM's own runner."""
+    run = _run(name)
+    lines = ["| | |", "| --- | --- |"]
+    for row in run["parts"]["vllm_run_batch"]["rows"]:
+        lines.append(f"| {_label(row['name'].partition('/')[2], row['unit'])} | {_given(row['value'], ',.4g')} |")
+    return "\n".join([*lines, "", _made_by_parts(run, ["vllm_run_batch"], name), ""])
+
+
+def wire(name: str) -> str:
+    """Runs that differ in how the rule critic is reached."""
+    return _endings(name, "lab_wire", WIRE)
+
+
+def trust(name: str) -> str:
+    """A run with a critic that is switched off, beside the run without one, and what the guard said."""
+    quotes = _run(name)["parts"]["trust"]["quotes"]
+    said = [f"> {text}" for text in quotes.values()]
+    return _endings(name, "trust", TRUST) + "\n" + "\n>\n".join(said) + "\n"
+
+
+def _endings(name: str, part: str, labels: dict[str, str]) -> str:
+    run = _run(name)
+    found = {row["name"]: row["value"] for row in run["parts"][part]["rows"]}
+    lines = [
+        "| run | hard, held out | easy, held out | judged at step | critiques | right second attempts | steps |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, label in labels.items():
+        rates = [_given(found.get(f"{part}/{key}/{kind}"), ".1%") for kind in ("hard", "easy")]
+        keys = ("judged_at_step", "critic_calls", "refinements_verified", "refinements_sampled", "steps")
+        judged, calls, right, tried, steps = (_given(found.get(f"{part}/{key}/{figure}"), ",.0f") for figure in keys)
+        seconds = f"{right} of {tried}" if tried else ""
+        lines.append(f"| {' | '.join([label, *rates, judged, calls, seconds, steps])} |")
+    return "\n".join([*lines, "", _made_by_parts(run, [part], name), ""])
+
+
+def _made_by_parts(run: dict[str, Any], parts: list[str], name: str) -> str:
+    wall_min = sum(run["parts"][part]["wall_time_s"] for part in parts) / 60
+    commits = ", ".join(dict.fromkeys(str(run["parts"][part]["commit"]) for part in parts))
+    command = f"`python -m tests.manual.real_servers {' '.join(parts)}`"
+    return f"Made by {command}, {run['device']}, {wall_min:.0f} min, commit {commits} ([{name}](docs/results/{name}))."
+
+
+def _label(figure: str, unit: str) -> str:
+    return f"{figure.replace('/', ': ').replace('_', ' ')} ({unit})"
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{package} {number}" for package, number in list(versions.items())[:1])
+
+
+def _given(value: float | None, form: str) -> str:
+    """The figure, or nothing where there is none: a missing figure is not 0."""
+    return "" if value is None else format(value, form)
+
+
+def _run(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
 
 
 def lab() -> str:
@@ -66,15 +167,25 @@ def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
     return f"| {arm} | {kind} | {seeds} | {pooled.low:.1%} to {pooled.high:.1%} | {counts} |"
 
 
+KINDS: dict[str, Callable[[str], str]] = {
+    "results": table,
+    "scoreboard": scoreboard,
+    "servers": servers,
+    "batch": batch,
+    "wire": wire,
+    "trust": trust,
+}
+
+
 def render(page: Path) -> str:
     """The page's text with every results block made anew."""
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
-        body = table(match[2])
+        body = KINDS[match[2]](match[3])
         if page.parent.name == "docs":
             body = body.replace("(docs/results/", "(results/")
-        return match[1] + body + match[3]
+        return match[1] + body + match[4]
 
     text = LAB_BLOCK.sub(lambda match: match[1] + lab() + match[2], text)
     return BLOCK.sub(block, text)

@@ -122,7 +122,7 @@ def without_scores(groups: Sequence[Group]) -> list[Group]:
 def _answered_about(group: Group) -> list[Rollout]:
     """The first rollout of each text that the critic gave some answer about."""
     answered: dict[str, Rollout] = {}
-    for rollout in () if group.late else group.rollouts:
+    for rollout in group.rollouts:
         if rollout.id in group.critiques and group.critiques[rollout.id].outcome in ANSWERED:
             answered.setdefault(rollout.text, rollout)
     return list(answered.values())

@@ -82,7 +82,7 @@ def test_rescues_by_hand() -> None:
     served = refined(criticised("a", "1", "2"), "42", "41")  # one of two verified
     mute = criticised("b", "3", outcome=CriticOutcome.MALFORMED)
     late = dataclasses.replace(refined(criticised("c", "4"), "42"), late=True)
-    assert rescues([served, mute, late, group(task("d"), "5")]) == [True, False, False]
+    assert rescues([served, mute, late, group(task("d"), "5")]) == [True, False, False, True]
 
 
 def test_equal_attempts_are_one_trial_whose_first_second_attempt_counts() -> None:
