@@ -19,19 +19,28 @@ from critique_rl.errors import ConfigError
 from critique_rl.feedback.cache import AnswerCache
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.lab.critic import LabCritic
+from critique_rl.net import LoopThread
 from critique_rl.protocols import Critic
 
 
 def build_critic(
-    config: critics.CriticConfig, *, exchanges: Path | None = None, cache: Path | None = None, ask: Ask | None = None
+    config: critics.CriticConfig,
+    *,
+    exchanges: Path | None = None,
+    cache: Path | None = None,
+    ask: Ask | None = None,
+    thread: LoopThread | None = None,
 ) -> Critic | None:
     """The critic that a config class names; client libraries are loaded only for the critic that needs them.
 
     `exchanges` records its calls, `cache` holds paid answers unless the section names a file of its own, and `ask`
-    samples from the policy, for self-critique. Errors: CriticSetupError, PromptError, DataError, ConfigError.
+    samples from the policy, for self-critique. The members of a panel share one `thread` and its event loop.
+    Errors: CriticSetupError, PromptError, DataError, ConfigError.
     """
     if isinstance(config, critics.PanelCriticConfig):
-        return panel_critic(config, [_member(config, n, exchanges, cache, ask) for n in range(len(config.members))])
+        shared = LoopThread()
+        members = [_member(config, n, exchanges, cache, ask, shared) for n in range(len(config.members))]
+        return panel_critic(config, members, thread=shared)
     store = ExchangeStore(exchanges) if exchanges is not None else None
     match config:
         case critics.LabRulesCriticConfig():
@@ -41,11 +50,11 @@ def build_critic(
         case critics.OpenAICriticConfig():
             from critique_rl.critics.openai_compatible import openai_critic
 
-            return openai_critic(config, store=store, cache=_cache(config, cache))
+            return openai_critic(config, store=store, cache=_cache(config, cache), thread=thread)
         case critics.LiteLLMCriticConfig():
             from critique_rl.critics.litellm_critic import litellm_critic
 
-            return litellm_critic(config, store=store, cache=_cache(config, cache))
+            return litellm_critic(config, store=store, cache=_cache(config, cache), thread=thread)
         case critics.PolicyCriticConfig():
             if ask is None:
                 raise ConfigError('critic.kind = "policy" needs a policy: name its run file with --run')
@@ -63,11 +72,16 @@ def build_critic(
 
 
 def _member(
-    config: critics.PanelCriticConfig, n: int, exchanges: Path | None, cache: Path | None, ask: Ask | None
+    config: critics.PanelCriticConfig,
+    n: int,
+    exchanges: Path | None,
+    cache: Path | None,
+    ask: Ask | None,
+    thread: LoopThread,
 ) -> Critic:
     """The n-th critic of a panel, with a record of its own: two of them may be asked the same."""
     own = exchanges.with_stem(f"{exchanges.stem}-{n + 1}") if exchanges is not None else None
-    member = build_critic(config.members[n], exchanges=own, cache=cache, ask=ask)
+    member = build_critic(config.members[n], exchanges=own, cache=cache, ask=ask, thread=thread)
     assert member is not None
     return member
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -38,7 +39,7 @@ from critique_rl.lab.tasks import LabTasks
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.stats.calibration import fit_platt
 from critique_rl.tasks.jsonl import JsonlTasks
-from critique_rl.types import CriticOutcome, ScoreStatus, Task
+from critique_rl.types import CriticOutcome, CriticRequest, Score, ScoreStatus, Task
 from tests.lab_runs import GRPO, Tree, lab_config
 from tests.loop.fakes import Memory, task
 
@@ -261,3 +262,20 @@ def test_a_calibration_that_cannot_be_used_is_named(tmp_path: Path, text: str, s
     (tmp_path / "rescue.json").write_text(text)
     with pytest.raises(ConfigError, match=f"trust.calibration.*{said}"):
         build(lab_config({"trust": {"calibration": str(tmp_path / "rescue.json")}}), tracker=Memory())
+
+
+def test_a_panel_has_one_event_loop_and_leaves_none_behind() -> None:
+    def loops() -> int:
+        return sum(thread.name == "critique-rl-calls" for thread in threading.enumerate())
+
+    member = {"kind": "openai", "model": "x", "base_url": "http://127.0.0.1:9/v1", "max_attempts": 1}
+    config = config_of(algorithm={"name": "two_channel"}, critic={"members": [member, {**member, "name": "y"}]})
+    assert config.critic is not None
+    before = loops()
+    panel = build_critic(config.critic)
+    assert panel is not None
+    request = CriticRequest(rollout_id="r", task=task(), attempt="41", score=Score(reward=0.0))
+    assert panel.review([request])[0].outcome is CriticOutcome.FAILED  # nobody listens there
+    assert loops() == before + 1
+    panel.close()
+    assert loops() == before

@@ -18,7 +18,7 @@ class TrustConfig(Strict):
     trials: int = Field(
         default=32,
         ge=0,
-        description="attempts per arm (under a critique, under a bare verdict) before judging; equal ones once; 0: never",
+        description="attempts per arm (with a critique, with a bare verdict) before judging; equal ones once; 0: never",
     )
     confidence: float = Field(
         default=0.9, gt=0.5, lt=1.0, description="of the interval of the difference; it must lie above 0"

@@ -21,11 +21,16 @@ from critique_rl.protocols import Critic, StreamingCritic
 from critique_rl.types import CriticOutcome, CriticRequest, Critique
 
 
-def panel_critic(config: PanelCriticConfig, members: Sequence[Critic]) -> PanelCritic:
+def panel_critic(
+    config: PanelCriticConfig, members: Sequence[Critic], *, thread: LoopThread | None = None
+) -> PanelCritic:
     """The critic that a `panel` section describes, over its members in the section's order; a StreamingCritic if all
-    of them are. Raises CriticSetupError if there are not as many as the section names."""
+    of them are. `thread` is the one that the members share: the panel closes it after them.
+
+    Raises CriticSetupError if there are not as many members as the section names.
+    """
     kind = StreamingPanel if all(isinstance(member, StreamingCritic) for member in members) else PanelCritic
-    return kind(config, members)
+    return kind(config, members, thread=thread)
 
 
 class PanelCritic:
@@ -34,7 +39,9 @@ class PanelCritic:
     A streaming member that has not answered a request within its own `stage_deadline_s` has timed out on it.
     """
 
-    def __init__(self, config: PanelCriticConfig, members: Sequence[Critic]) -> None:
+    def __init__(
+        self, config: PanelCriticConfig, members: Sequence[Critic], *, thread: LoopThread | None = None
+    ) -> None:
         """Raises CriticSetupError if `config` names another number of members."""
         if len(members) != len(config.members):
             raise CriticSetupError(f"the panel names {len(config.members)} members and was given {len(members)}")
@@ -42,7 +49,7 @@ class PanelCritic:
         self._quorum = config.quorum if config.quorum is not None else len(members) // 2 + 1
         self._max_directives = config.max_directives
         names = _distinct([member.name for member in members])
-        self._timer = timer = LoopThread()
+        self._timer = timer = thread or LoopThread()
         self._members = tuple(
             _Member(name, member, _deadline_s(section), timer)
             for name, member, section in zip(names, members, config.members, strict=True)
@@ -65,13 +72,13 @@ class PanelCritic:
 
     def close(self) -> None:
         """Close every member, also after one that fails to; the first fault is raised at the end."""
-        self._timer.close()
         faults: list[Exception] = []
         for member in self._members:
             try:
                 member.critic.close()
             except Exception as error:
                 faults.append(error)
+        self._timer.close()
         if faults:
             raise faults[0]
 
