@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from critique_rl.cli.quiet import quiet_libraries
 from critique_rl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def _batch_flags(critique: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--online-retries", action="store_true", help="batch: ask online again about what came to naught"
     )
+    flags.add_argument("--poll-s", type=float, default=15.0, metavar="S", help="batch: seconds before the first look")
+    flags.add_argument(
+        "--max-enqueued-tokens", type=int, metavar="N", help="batch: no more tokens under way than the provider allows"
+    )
     flags.add_argument("--requests", metavar="FILE.jsonl", help="batch-file: write the requests here")
     flags.add_argument("--results", metavar="FILE.jsonl", help="batch-file: take the answers from here")
 
@@ -117,6 +122,8 @@ def spec_from(known: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> Ba
 
 def _critique(known: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
     spec = spec_from(known, pairs)
+    if spec.run:
+        quiet_libraries()
     from critique_rl.offline import estimate_batch, run_batch
 
     if known.dry_run:
@@ -135,6 +142,7 @@ def _critique(known: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> in
 
 def _batched(spec: BatchSpec, known: argparse.Namespace) -> Callable[[], Critic] | None:
     """Send and collect; None if there is nothing to write yet."""
+    from critique_rl.critics.batch_driver import BatchLimits
     from critique_rl.offline import estimate_batch
     from critique_rl.offline_batches import BatchOptions, cancel, gather
 
@@ -142,7 +150,8 @@ def _batched(spec: BatchSpec, known: argparse.Namespace) -> Callable[[], Critic]
         print(f"{cancel(spec, say=print)} batches asked to end")
         return None
     print("\n".join(estimate_batch(spec).lines()))
-    options = BatchOptions(wait=not known.no_wait, cancel_on_exit=known.cancel_on_exit)
+    limits = BatchLimits(poll_s=known.poll_s, max_enqueued_tokens=known.max_enqueued_tokens)
+    options = BatchOptions(wait=not known.no_wait, cancel_on_exit=known.cancel_on_exit, limits=limits)
     gathered = gather(spec, options=options, say=print)
     print(gathered.message())
     return gathered.critic if gathered.report.finished else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from critique_rl.cli.feedback_commands import spec_from
 from critique_rl.cli.main import main, parser
+from tests.servers.batches import BatchServer, chat_completion
 
 HAND = {
     "id": "a",
@@ -126,3 +128,48 @@ def test_show_tells_what_was_kept_and_what_was_dropped(tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     for wanted in ("human:ann", "Carry the one.", "on '= 32'", "[bold]x", "[is [too] long]", "incorrect", "0.25"):
         assert wanted in out
+
+
+# -- a provider's batch endpoint ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def provider() -> Iterator[BatchServer]:
+    one = BatchServer()
+    yield one
+    one.close()
+
+
+def test_a_file_goes_through_the_batch_endpoint_and_is_paid_once(
+    tmp_path: Path, rollouts: str, provider: BatchServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "f.jsonl"
+    command = ["critique", rollouts, "--critic", f"m@{provider.url}", "--out", str(out), "--mode", "batch"]
+    assert main([*command, "--no-wait"]) == 0
+    assert "the same command again looks for answers" in capsys.readouterr().out and not out.exists()
+    assert main([*command, "--poll-s", "0.01"]) == 0
+    assert '5 rows, {"ok": 5}' in capsys.readouterr().out
+    assert provider.chat_calls == 0 and set(provider.answered.values()) == {1}
+    assert main([*command, "--cancel"]) == 0
+    assert "0 batches asked to end" in capsys.readouterr().out
+
+
+def test_a_batch_file_is_written_and_its_results_are_taken_in(
+    tmp_path: Path, rollouts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests, results = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    base = ["critique", rollouts, "--critic", "m@http://127.0.0.1:9/v1", "--out", str(tmp_path / "f.jsonl")]
+    command = [*base, "--mode", "batch-file"]
+    assert main([*command, "--requests", str(requests)]) == 0
+    lines = [json.loads(line) for line in requests.read_text().splitlines()]
+    assert len(lines) == 5 and lines[0]["url"] == "/v1/chat/completions"
+    answers = [
+        {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": chat_completion()}, "error": None}
+        for line in lines[1:]
+    ]
+    written(results, *answers)
+    assert main([*command, "--results", str(results)]) == 0
+    told = capsys.readouterr().out
+    assert "4 answers, 0 failed, 1 requests without a line" in told and '{"failed": 1, "ok": 4}' in told
+    assert main(command) == 2
+    assert "--requests FILE to write one, or --results FILE" in capsys.readouterr().err
