@@ -25,9 +25,11 @@ class FormWatch:
 
     def note(self, critique: Critique, answer: ChatReply) -> None:
         self.counts[critique.parse_form or "none"] += 1
-        if answer.form != "json_schema" or answer.finish_reason == "length" or self._constrained < 0:
+        if answer.form != "json_schema" or self._constrained < 0:
             return
-        if critique.parse_form == "json" or critique.outcome is CriticOutcome.REFUSED:
+        # A reply that was cut off while it kept to the schema begins like one.
+        cut_json = answer.finish_reason == "length" and answer.text.lstrip().startswith("{")
+        if critique.parse_form == "json" or cut_json or critique.outcome is CriticOutcome.REFUSED:
             self._constrained = -1
             return
         self._constrained += 1

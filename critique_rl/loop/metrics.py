@@ -13,25 +13,30 @@ from critique_rl.loop.criticize import CriticTally
 from critique_rl.types import CriticOutcome, Group, ScoreStatus
 
 
-def group_metrics(groups: Sequence[Group]) -> Mapping[str, float]:
-    """Verified rewards by kind, how the rollouts look, and what became of the refinements."""
-    fresh = [g for g in groups if not g.late]
+def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping[str, float]:
+    """Verified rewards by kind, how the rollouts look, and what became of the refinements.
+
+    `recalled` rollouts, like those of late groups, are an older policy's: they say nothing of this one.
+    """
+    fresh = [] if recalled else [g for g in groups if not g.late]
     scored = [(g.task.kind or "all", s) for g in fresh for s in g.scores if s.status is not ScoreStatus.ERROR]
     kinds = sorted({kind for kind, _ in scored})
     rewards = {f"reward/{k}": float(np.mean([s.reward for kind, s in scored if kind == k])) for k in kinds}
     mean = {"reward/mean": float(np.mean([s.reward for _, s in scored]))} if scored else {}
     logprobs = [x for g in fresh for r in g.rollouts for x in r.behaviour_logprobs]
     entropy = {"policy/entropy_estimate": -float(np.mean(logprobs))} if logprobs else {}
+    ends = [r.finished for g in fresh for r in g.rollouts]
+    finished = {"rollout/finished": float(np.mean(ends))} if ends else {}
     refinements = [r for g in groups for r in g.refinements]
     return {
         **mean,
         **rewards,
         **entropy,
-        "rollout/finished": float(np.mean([r.finished for g in fresh for r in g.rollouts])),
+        **finished,
         "refinement/sampled": float(len(refinements)),
         "refinement/verified": float(sum(r.score.correct for r in refinements)),
         "refinement/injected": float(sum(not r.rejected for r in refinements)),
-        "critic/late_groups": float(len(groups) - len(fresh)),
+        "critic/late_groups": float(sum(g.late for g in groups)),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -21,6 +21,16 @@ from critique_rl.protocols import Policy, Reward
 from critique_rl.types import Critique, Group, Rollout, ScoreStatus
 
 COUNTED = ("stale", "too_long", "reencoded", "reward_differs", "rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """`protocols.GroupState` of a group that was not sampled now."""
+
+    status: str = "recalled"
+    cause: str = "recalled"
+    upper_bound: float = 1.0
+    select: bool = True
 
 
 class FeedbackGroups:

@@ -25,6 +25,7 @@ from critique_rl.loop.metrics import critic_metrics, generated_tokens, group_met
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
+from critique_rl.loop.recall import Recalled
 from critique_rl.loop.refine import refine
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.stories import tell
@@ -158,12 +159,11 @@ class Trainer:
         return groups, [watched[t][1] for t in range(len(tasks))]
 
     def _recall(self, feedback: FeedbackSource) -> tuple[list[Group], list[GroupState]]:
-        """Groups that were sampled and criticised earlier, watched as if they were new."""
+        """Groups that were sampled and criticised earlier: they tell nothing of how the policy fares now."""
         recalled = feedback.batch(self.config.rollout.prompts_per_step)
-        states = [self._watch(group)[1] for group in recalled]
         assert self.config.feedback is not None
         cap = self.config.feedback.correction_cap
-        return correct_for_age(recalled, policy=self.parts.policy, cap=cap), states
+        return correct_for_age(recalled, policy=self.parts.policy, cap=cap), [Recalled()] * len(recalled)
 
     def _watch(self, group: Group) -> tuple[Group, GroupState]:
         step, plateau = self.progress.step, self.parts.plateau
@@ -191,7 +191,7 @@ class Trainer:
             for group in groups:
                 injected = sum(not r.rejected for r in group.refinements)
                 self.progress.injected += injected
-                if injected:
+                if injected and parts.feedback is None:
                     parts.plateau.note_rescued(group.task.id, step)
         if parts.teacher_template is not None:
             groups = teach(
@@ -289,7 +289,7 @@ class Trainer:
 
     def _metrics(self, groups: Sequence[Group], report: StepReport, tally: CriticTally) -> dict[str, float]:
         return {
-            **group_metrics(groups),
+            **group_metrics(groups, recalled=self.parts.feedback is not None),
             "loss/total": report.loss,
             "loss/pg": report.pg_loss,
             "loss/distill": report.distill_loss,

@@ -63,7 +63,7 @@ _STATE: TypeAdapter[_State] = TypeAdapter(_State)
 class CriticTrust:
     """Judges one critic of one run.
 
-    Rescues: once both arms hold `trials` second attempts, the lower end of Newcombe's interval of (rate under
+    Rescues: once both arms hold `trials` attempts, the lower end of Newcombe's interval of (rate under
     critiques - rate under a bare verdict) must lie above 0. The arms are compared as treated by intention: an attempt
     that was sent to the critic and got no usable directive is noted as a failure of the critiqued arm, because it was
     paid for and rescued nothing; so a critic that never says anything usable is judged too. Both arms should be fed
@@ -123,7 +123,7 @@ class CriticTrust:
 
     @property
     def controls_wanted(self) -> int:
-        """How many second attempts under a bare verdict the control arm is still short of."""
+        """How many attempts under a bare verdict the control arm is still short of."""
         short = self.config.trials - self._state.control.trials
         return max(0, short) if self._state.better is None else 0
 
@@ -219,8 +219,8 @@ class CriticTrust:
     def _judgement(self, interval: Interval) -> str:
         state = self._state
         found = (
-            f"{state.critiqued} of the second attempts after asking it were right, {state.control} of those told only "
-            f"'wrong'; difference {interval.low:+.1%} to {interval.high:+.1%} at {self.config.confidence:.0%} "
+            f"{state.critiqued} of the attempts that it was asked about were put right, {state.control} of those told "
+            f"only 'wrong'; difference {interval.low:+.1%} to {interval.high:+.1%} at {self.config.confidence:.0%} "
             "confidence"
         )
         if state.better:

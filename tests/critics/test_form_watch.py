@@ -40,6 +40,18 @@ def test_one_reply_that_is_json_alone_clears_the_server(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize(("cut", "warned"), [('{"directives": [{"text": "Carry', False), ("The attempt is", True)])
+def test_a_cut_reply_keeps_to_the_schema_only_if_it_begins_like_one(
+    critic: Any, server: Any, answer: Any, make_request: Make, caplog: pytest.LogCaptureFixture, cut: str, warned: bool
+) -> None:
+    server.script = [answer(text=cut, finish_reason="length")]
+    one = critic(length_retries=0)
+    with caplog.at_level(logging.WARNING, logger="critique_rl"):
+        for number in range(9):
+            one.review([make_request(number, attempt=f"attempt {number}")])
+    assert bool(caplog.records) == warned
+
+
 TAGS = """<directive kind="fact">Carry the one into the tens.</directive>
 <score name="correctness">0.25</score><score name="reasoning">0.5</score>
 <verdict>incorrect</verdict><confidence>0.75</confidence>"""

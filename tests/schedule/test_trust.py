@@ -41,8 +41,8 @@ def test_a_useful_critic_stays_and_is_praised_once() -> None:
     assert low > 0
     message = guard.verdict()
     assert message == (
-        "the critic rescues more than a bare 'wrong' does: 12 of 20 (60.0%) of the second attempts after asking it "
-        f"were right, 2 of 20 (10.0%) of those told only 'wrong'; difference {low:+.1%} to {high:+.1%} "
+        "the critic rescues more than a bare 'wrong' does: 12 of 20 (60.0%) of the attempts that it was asked about "
+        f"were put right, 2 of 20 (10.0%) of those told only 'wrong'; difference {low:+.1%} to {high:+.1%} "
         "at 90% confidence; it stays"
     )
     assert guard.verdict() is None
