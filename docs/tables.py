@@ -75,7 +75,7 @@ def servers(name: str) -> str:
     names = list(dict.fromkeys(figure for key in tried for figure in cells[key]))
     for figure in sorted(names, key=lambda figure: figure.split("/")[0] != "online"):
         unit = next(cells[key][figure]["unit"] for key in tried if figure in cells[key])
-        shown = [_given(cells[key].get(figure, {}).get("value"), ",.4g") for key in tried]
+        shown = [_figure(cells[key].get(figure, {}).get("value")) for key in tried]
         lines.append(f"| {_label(figure, unit)} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", _made_by_parts(run, tried, name), ""])
 
@@ -85,7 +85,7 @@ def batch(name: str) -> str:
     run = _run(name)
     lines = ["| | |", "| --- | --- |"]
     for row in run["parts"]["vllm_run_batch"]["rows"]:
-        lines.append(f"| {_label(row['name'].partition('/')[2], row['unit'])} | {_given(row['value'], ',.4g')} |")
+        lines.append(f"| {_label(row['name'].partition('/')[2], row['unit'])} | {_figure(row['value'])} |")
     return "\n".join([*lines, "", _made_by_parts(run, ["vllm_run_batch"], name), ""])
 
 
@@ -137,6 +137,10 @@ def _given(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def _figure(value: float | None) -> str:
+    return _given(value, ",.0f" if value is not None and value == int(value) else ",.4g")
+
+
 def _run(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "docs" / "results" / name).read_text(encoding="utf-8"))
 
@@ -167,7 +171,20 @@ def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
     return f"| {arm} | {kind} | {seeds} | {pooled.low:.1%} to {pooled.high:.1%} | {counts} |"
 
 
+def figures(name: str) -> str:
+    """Every row of a benchmark, with its target."""
+    run = _run(name)
+    lines = ["| | value | target | |", "| --- | --- | --- | --- |"]
+    for row in run["rows"]:
+        held = {None: "", True: "holds", False: "MISSED"}[row["holds"]]
+        what = row["name"].split("/")[-1].replace("_", " ")
+        lines.append(f"| {what} ({row['unit']}) | {_given(row['value'], ',.6g')} | {row['target'] or ''} | {held} |")
+    made = f"`{run['command']}`, {run['device']}, {run['wall_time_s'] / 60:.0f} min, commit {run['commit']}"
+    return "\n".join([*lines, "", f"Made by {made} ([{name}](docs/results/{name})).", ""])
+
+
 KINDS: dict[str, Callable[[str], str]] = {
+    "figures": figures,
     "results": table,
     "scoreboard": scoreboard,
     "servers": servers,
