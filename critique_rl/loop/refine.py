@@ -13,11 +13,11 @@ import numpy as np
 from critique_rl.config.algorithm import RefinementConfig
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import as_rollout
-from critique_rl.loop.contexts import guided_messages
+from critique_rl.loop.contexts import context_budget, fitting_messages
 from critique_rl.loop.criticize import usable
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy, Reward, RolloutEngine
-from critique_rl.types import Critique, Group, Refinement, Rollout
+from critique_rl.types import Critique, Group, Refinement, Rollout, TokenIds
 
 
 def refine(
@@ -32,19 +32,30 @@ def refine(
     step: int,
     seed: int,
 ) -> list[Group]:
-    """Attach verified and filtered refinements to every group that has a usable critique."""
+    """Attach verified and filtered refinements to every group that has a usable critique.
+
+    An attempt too long for the policy's context is shown without its middle; where even that does not fit, it gets no
+    refinement.
+    """
+    budget = context_budget(policy, completion_tokens=rollout.max_tokens)
     planned: list[tuple[int, Rollout, Critique]] = []
+    contexts: list[TokenIds] = []
     for g, group in enumerate(groups):
         for attempt in _attempts(group)[: config.max_attempts]:
-            planned += [(g, attempt, group.critiques[attempt.id])] * config.per_attempt
+            critique = group.critiques[attempt.id]
+            fitted = fitting_messages(
+                group.task,
+                template,
+                attempt=attempt.text,
+                directive=critique.directive_text,
+                encode=policy.encode,
+                max_tokens=budget,
+            )
+            if fitted is not None:
+                planned += [(g, attempt, critique)] * config.per_attempt
+                contexts += [fitted.ids] * config.per_attempt
     if not planned:
         return list(groups)
-    contexts = [
-        policy.encode(
-            guided_messages(groups[g].task, template, attempt=attempt.text, directive=critique.directive_text)
-        )
-        for g, attempt, critique in planned
-    ]
     completions = engine.generate(contexts, max_tokens=rollout.max_tokens, temperature=rollout.temperature, seed=seed)
     found: dict[int, list[Refinement]] = {}
     for n, ((g, attempt, critique), context, completion) in enumerate(zip(planned, contexts, completions, strict=True)):

@@ -5,17 +5,51 @@ The completion's ids are passed on as they are, never decoded and re-encoded. Eq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from critique_rl.config.algorithm import DistillationConfig
-from critique_rl.loop.contexts import guided_messages
+from critique_rl.loop.contexts import context_budget, fitting_messages
 from critique_rl.loop.criticize import usable
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy
 from critique_rl.types import Group, Rollout, TeacherTargets, TokenIds
+
+_SAME_NATS = 1e-2
+"""How far two readings of one log-prob may lie apart; another token's lies further off at almost every position."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TeacherTally:
+    """Rows that `teach` handled: `scored` by the teacher, each distinct one once; `shortened`: with a part of the
+    attempt left out of the context; `over_budget`: without targets, as no shortening makes the context fit."""
+
+    scored: int = 0
+    shortened: int = 0
+    over_budget: int = 0
+
+    def figures(self) -> Mapping[str, float]:
+        """The same under the trackers' keys."""
+        return {
+            "teacher/scored": float(self.scored),
+            "teacher/shortened": float(self.shortened),
+            "teacher/over_budget": float(self.over_budget),
+        }
+
+
+class _Pair(NamedTuple):
+    context: TokenIds
+    completion: TokenIds
+
+
+class _Plan(NamedTuple):
+    """Every distinct pair with a rollout that has it, and which pair each rollout (by group and id) waits for."""
+
+    asked: dict[_Pair, Rollout]
+    wanted: dict[tuple[int, str], _Pair]
 
 
 def teach(
@@ -25,43 +59,113 @@ def teach(
     template: PromptTemplate,
     config: DistillationConfig,
     anchor: bool = False,
+    tally: TeacherTally | None = None,
 ) -> list[Group]:
-    """Attach teacher targets to every rollout that has a usable critique.
+    """Attach teacher targets to every rollout that has a usable critique and whose context fits; `tally` is added to.
 
     With `anchor` also to every right rollout: there the teacher sees what the policy sees, and no directive, so that
     what is right stays as it is while the wrong ones move (learning without forgetting, arXiv 1606.09282).
+
+    `support = "sampled"` keeps the teacher's log-prob of the sampled token alone, as one bin against the rest of the
+    vocabulary: still a divergence with the teacher held fixed (the gradient of the bare log-ratio would not depend on
+    the teacher at all), at most the full one, and the noisiest choice: what it says depends on which token was drawn.
+    It names no better token, so where the policy is sure of a wrong one it hardly pulls, whatever the divergence.
     """
-    asked: dict[tuple[TokenIds, TokenIds], Rollout] = {}
-    wanted: dict[tuple[int, str], tuple[TokenIds, TokenIds]] = {}
+    tally = TeacherTally() if tally is None else tally
+    plan = _plan(groups, policy, template, config, anchor=anchor, tally=tally)
+    if not plan.asked:
+        return list(groups)
+    tally.scored += len(plan.asked)
+    by_key = dict(zip(plan.asked, _score(plan.asked, policy, config), strict=True))
+    found: dict[int, dict[str, TeacherTargets]] = {}
+    for (g, rollout_id), key in plan.wanted.items():
+        found.setdefault(g, {})[rollout_id] = by_key[key]
+    return [replace(group, targets=found.get(g, {})) for g, group in enumerate(groups)]
+
+
+def _plan(
+    groups: Sequence[Group],
+    policy: Policy,
+    template: PromptTemplate,
+    config: DistillationConfig,
+    *,
+    anchor: bool,
+    tally: TeacherTally,
+) -> _Plan:
+    plan = _Plan({}, {})
     for g, group in enumerate(groups):
         for rollout, score in zip(group.rollouts, group.scores, strict=True):
             critique = group.critiques.get(rollout.id)
             if critique is not None and usable(critique):
-                directive = critique.directive_text
-                context = policy.encode(
-                    guided_messages(group.task, template, attempt=rollout.text, directive=directive)
+                fitted = fitting_messages(
+                    group.task,
+                    template,
+                    attempt=rollout.text,
+                    directive=critique.directive_text,
+                    encode=policy.encode,
+                    max_tokens=context_budget(
+                        policy,
+                        completion_tokens=len(rollout.completion_ids),
+                        max_context_tokens=config.max_context_tokens,
+                    ),
                 )
+                if fitted is None:
+                    tally.over_budget += 1
+                    continue
+                tally.shortened += fitted.cut_chars > 0
+                context = fitted.ids
             elif anchor and score.correct:
-                context = rollout.prompt_ids
+                context = rollout.prompt_ids  # the policy trains on these very ids, so they fit
             else:
                 continue
-            key = (context, rollout.completion_ids)
-            asked.setdefault(key, rollout)
-            wanted[g, rollout.id] = key
-    if not asked:
-        return list(groups)
+            key = _Pair(context, rollout.completion_ids)
+            plan.asked.setdefault(key, rollout)
+            plan.wanted[g, rollout.id] = key
+    return plan
+
+
+def _score(asked: Mapping[_Pair, Rollout], policy: Policy, config: DistillationConfig) -> list[TeacherTargets]:
     contexts = [context for context, _ in asked]
     completions = [completion for _, completion in asked]
+    sampled_only = config.support == "sampled"
     support = None
     if config.support == "student":
         bare = [rollout.prompt_ids for rollout in asked.values()]
         support = policy.topk_logprobs(bare, completions, k=config.k, who="policy")
-    scored = policy.topk_logprobs(contexts, completions, k=config.k, who="teacher", support=support)
-    by_key = {key: _shorten(targets, config.max_tokens) for key, targets in zip(asked, scored, strict=True)}
-    found: dict[int, dict[str, TeacherTargets]] = {}
-    for (g, rollout_id), key in wanted.items():
-        found.setdefault(g, {})[rollout_id] = by_key[key]
-    return [replace(group, targets=found.get(g, {})) for g, group in enumerate(groups)]
+    k = 1 if sampled_only else config.k
+    scored = policy.topk_logprobs(contexts, completions, k=k, who="teacher", support=support)
+    finished: list[TeacherTargets] = []
+    for (key, rollout), targets in zip(asked.items(), scored, strict=True):
+        _check_splice(targets, key, rollout.id)
+        kept = _sampled_alone(targets, key.completion) if sampled_only else targets
+        finished.append(_shorten(kept, config.max_tokens))
+    return finished
+
+
+def _check_splice(targets: TeacherTargets, pair: _Pair, rollout_id: str) -> None:
+    """The teacher scored the completion's very ids after the very context: anything else trains on other tokens."""
+    length = len(pair.completion)
+    shapes = {len(targets.ids_TK), len(targets.logprobs_TK), len(targets.sampled_logprobs_T), len(targets.mask_T)}
+    fault = ""
+    if targets.context_ids != pair.context:
+        fault = f"context ids differ: {len(targets.context_ids)} came, {len(pair.context)} were sent"
+    elif shapes != {length}:
+        fault = f"rows of {sorted(shapes)} tokens came; wanted {length}, one per completion id"
+    else:
+        own_TK = targets.ids_TK == np.array(pair.completion, dtype=np.int64)[:, None]
+        tokens, columns = np.nonzero(own_TK & (targets.mask_T[:, None] > 0))
+        apart = np.abs(targets.logprobs_TK[tokens, columns] - targets.sampled_logprobs_T[tokens])
+        if apart.size and apart.max() > _SAME_NATS:
+            fault = f"token {tokens[apart.argmax()]} of the completion has two log-probs, {apart.max():.3g} nats apart"
+    if fault:
+        raise AssertionError(
+            f"internal error: teacher targets of rollout {rollout_id!r} do not fit its tokens: {fault}"
+        )
+
+
+def _sampled_alone(targets: TeacherTargets, completion: TokenIds) -> TeacherTargets:
+    ids_T1 = np.array(completion, dtype=np.int64)[:, None]
+    return replace(targets, ids_TK=ids_T1, logprobs_TK=targets.sampled_logprobs_T[:, None])
 
 
 def _shorten(targets: TeacherTargets, max_tokens: int | None) -> TeacherTargets:

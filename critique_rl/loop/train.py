@@ -29,7 +29,7 @@ from critique_rl.loop.recall import Recalled
 from critique_rl.loop.refine import refine
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.stories import tell
-from critique_rl.loop.targets import teach
+from critique_rl.loop.targets import TeacherTally, teach
 from critique_rl.protocols import FeedbackSource, GroupState, StepReport
 from critique_rl.types import Group, TrainSample
 
@@ -45,6 +45,7 @@ class Trainer:
         self.stopped_because = ""
         self._saved_step: int | None = None
         self._critic = CriticStage(config, parts)
+        self._taught = TeacherTally()
 
     def resume(self, saved: SavedRun) -> None:
         """Take up weights, optimiser, plateau memory and counters where `saved` left them."""
@@ -193,6 +194,7 @@ class Trainer:
                 self.progress.injected += injected
                 if injected and parts.feedback is None:
                     parts.plateau.note_rescued(group.task.id, step)
+        self._taught = TeacherTally()
         if parts.teacher_template is not None:
             groups = teach(
                 groups,
@@ -200,6 +202,7 @@ class Trainer:
                 template=parts.teacher_template,
                 config=self.config.distillation,
                 anchor=self.config.feedback is not None and self.config.feedback.anchor,
+                tally=self._taught,
             )
         return groups
 
@@ -302,6 +305,7 @@ class Trainer:
             "tokens/budget": float(self.config.budget.max_generated_tokens or 0),
             "steps/total": float(self.config.budget.max_steps),
             **report.diagnostics,
+            **(self._taught.figures() if self.parts.teacher_template is not None else {}),
             **self.parts.plateau.counts(),
             **(self.parts.trust.figures() if self.parts.trust is not None else {}),
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),

@@ -1,6 +1,6 @@
-"""Logits at response positions only: nothing of size [B, T, V] exists where the model allows it.
+"""What a model says of response tokens: log-probs, entropy and top-K, without logits of size [N, V] where possible.
 
-Legend: B sequences, T tokens, N response tokens, H hidden, V vocabulary.
+Legend: B sequences, T tokens, N response tokens, H hidden, V vocabulary, M tokens with a support, K support size.
 Trap: some architectures scale or cap logits after the LM head. The short path is compared with the model's own logits
 once, and the model's own forward is used where they differ in any bit: a cap hardly shows while logits are small.
 """
@@ -12,26 +12,87 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
+from critique_rl.ops.fused import HeadTerms, HeadTop, dense_terms, dense_topk, head_terms, head_topk
 from critique_rl.policy.batching import MicroBatch
 
 
 class ResponseHead:
-    """Computes [N, V] logits of a micro-batch; `exact` says whether the short path equals the model's own."""
+    """Reads a micro-batch's response positions; `exact` says whether decoder plus head equal the model's own logits.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `chunk_bytes`: see `ops.fused.head_terms`.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, chunk_bytes: int | None = None) -> None:
         self.model = model
+        self.chunk_bytes = chunk_bytes
         self.exact = self._short_path_is_exact()
 
-    def logits(self, batch: MicroBatch) -> torch.Tensor:
-        """Logits [N, V] that predict `batch.response_N`, in the model's compute type."""
-        if not self.exact:
-            logits_BTV = cast(
-                torch.Tensor,
-                self.model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, use_cache=False).logits,
+    @property
+    def fused(self) -> bool:
+        """Whether logits come in chunks: not where the head is more than one matmul (LoRA, quantised, hooks)."""
+        return self.exact and _is_one_matmul(self._head())
+
+    def terms(
+        self,
+        batch: MicroBatch,
+        *,
+        temperature: float,
+        rows_M: torch.Tensor | None = None,
+        ids_MK: torch.Tensor | None = None,
+        entropy: bool = False,
+    ) -> HeadTerms:
+        """Log-probs of `batch.response_N`, and at `ids_MK` for the response tokens `rows_M` (ascending), with graph."""
+        if not self.fused:
+            return dense_terms(
+                self.logits(batch),
+                batch.response_N,
+                temperature=temperature,
+                rows_M=rows_M,
+                ids_MK=ids_MK,
+                entropy=entropy,
             )
-            return logits_BTV.flatten(0, 1)[batch.predicts_N]
-        hidden_BTH = self._hidden(batch.input_ids_BT, batch.attention_BT)
-        return cast(torch.Tensor, self._head()(hidden_BTH.flatten(0, 1)[batch.predicts_N]))
+        head = cast(torch.nn.Linear, self._head())
+        return head_terms(
+            self.hidden(batch),
+            head.weight,
+            batch.response_N,
+            bias_V=head.bias,
+            temperature=temperature,
+            rows_M=rows_M,
+            ids_MK=ids_MK,
+            entropy=entropy,
+            chunk_bytes=self.chunk_bytes,
+        )
+
+    @torch.no_grad()
+    def topk(self, batch: MicroBatch, k: int, *, temperature: float) -> HeadTop:
+        """Log-probs of `batch.response_N`, and of each position's k most likely ids, without graph."""
+        if not self.fused:
+            return dense_topk(self.logits(batch), batch.response_N, k, temperature=temperature)
+        head = cast(torch.nn.Linear, self._head())
+        return head_topk(
+            self.hidden(batch),
+            head.weight,
+            batch.response_N,
+            k,
+            bias_V=head.bias,
+            temperature=temperature,
+            chunk_bytes=self.chunk_bytes,
+        )
+
+    def hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """Last hidden states [N, H] that predict `batch.response_N`."""
+        return self._hidden(batch.input_ids_BT, batch.attention_BT).flatten(0, 1)[batch.predicts_N]
+
+    def logits(self, batch: MicroBatch) -> torch.Tensor:
+        """Whole logits [N, V] that predict `batch.response_N`, in the model's compute type."""
+        if self.exact:
+            return cast(torch.Tensor, self._head()(self.hidden(batch)))
+        logits_BTV = cast(
+            torch.Tensor,
+            self.model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, use_cache=False).logits,
+        )
+        return logits_BTV.flatten(0, 1)[batch.predicts_N]
 
     def _hidden(self, input_ids_BT: torch.Tensor, attention_BT: torch.Tensor) -> torch.Tensor:
         decoder = self.model.base_model
@@ -50,3 +111,8 @@ class ResponseHead:
         own = cast(torch.Tensor, self.model(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits)
         short = cast(torch.Tensor, self._head()(self._hidden(ids_BT, attention_BT)))
         return torch.equal(own, short)
+
+
+def _is_one_matmul(head: torch.nn.Module) -> bool:
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
+    return type(head) is torch.nn.Linear and "forward" not in vars(head) and not any(hooks)

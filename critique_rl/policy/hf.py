@@ -1,11 +1,10 @@
 """A transformers causal LM as the policy: encode, re-score, step, save.
 
-Owns: which weights play the teacher, and what a checkpoint of the model holds. Must not know: critiques, the loop.
+Owns: what a checkpoint of the model holds. Must not know: critiques, the loop.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -20,6 +19,7 @@ from critique_rl.policy.head import ResponseHead
 from critique_rl.policy.load import read_weights
 from critique_rl.policy.scoring import Scorer
 from critique_rl.policy.step import StepConfig, TwoChannelStep
+from critique_rl.policy.teacher import Teacher
 from critique_rl.protocols import StepReport
 from critique_rl.types import Array, Message, TeacherTargets, TokenIds, TrainSample
 
@@ -42,11 +42,9 @@ class HFPolicy:
         self.pad_id = int(cast(int, pad_id))
         head = ResponseHead(self.model)
         self._scorer = self._scorer_of(head, config)
-        self._teacher = self._scorer
-        if config.distillation.teacher == "frozen":
-            frozen = copy.deepcopy(self.model)
-            frozen.requires_grad_(False)
-            self._teacher = self._scorer_of(ResponseHead(frozen), config)
+        self.teacher = Teacher(self.model, config.distillation)
+        live = self.teacher.model is self.model
+        self._teacher = self._scorer if live else self._scorer_of(ResponseHead(self.teacher.model), config)
         self.train_step = TwoChannelStep(self.model, head, accelerator, config, self.pad_id)
 
     def _scorer_of(self, head: ResponseHead, config: StepConfig) -> Scorer:
@@ -61,6 +59,12 @@ class HFPolicy:
     @property
     def version(self) -> int:
         return self.train_step.steps_taken
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence that the model has positions for; None if its config names no limit."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
 
     def encode(self, messages: Sequence[Message]) -> TokenIds:
         return self.codec.encode(messages)
@@ -87,14 +91,22 @@ class HFPolicy:
         return scorer.topk(contexts, completions, k=k, support=support)
 
     def step(self, samples: Sequence[TrainSample]) -> StepReport:
-        return self.train_step(samples)
+        report = self.train_step(samples)
+        refreshed = self.teacher.follow(applied=report.applied, steps_taken=self.version)
+        if self.teacher.kind != "ema":
+            return report
+        return report._replace(diagnostics={**report.diagnostics, "teacher/refreshed": float(refreshed)})
 
     def save(self, directory: Path) -> None:
-        """Write `policy/` (loads with from_pretrained) and `optimizer.pt`. Errors: OSError as it comes."""
+        """Write `policy/` (loads with from_pretrained), `optimizer.pt` and what the teacher cannot be rebuilt from.
+
+        Errors: OSError as it comes.
+        """
         self.model.save_pretrained(directory / "policy")
         self.tokenizer.save_pretrained(directory / "policy")
         state = {"optimizer": self.train_step.optimizer.state_dict(), "steps_taken": self.train_step.steps_taken}
         torch.save(state, directory / "optimizer.pt")
+        self.teacher.save(directory)
 
     def restore(self, directory: Path) -> None:
         """Load what `save` wrote. Errors: CheckpointError naming the directory; do not train on after one."""
@@ -104,6 +116,7 @@ class HFPolicy:
             steps_taken = int(state["steps_taken"])
             self.model.load_state_dict(saved.state_dict(), strict=True)
             self.train_step.optimizer.load_state_dict(state["optimizer"])
+            self.teacher.restore(directory)
         except Exception as error:  # torch's and safetensors' readers raise kinds of their own for a broken file
             raise CheckpointError(
                 f"checkpoint {str(directory)!r} cannot be read: {type(error).__name__}: {error}; delete it to go back"

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from critique_rl.ops.logprobs import gather_logprobs, token_logprobs, topk_logprobs
-from critique_rl.policy.batching import micro_batches
+from critique_rl.ops.fused import HeadTop
+from critique_rl.policy.batching import MicroBatch, micro_batches
 from critique_rl.policy.head import ResponseHead
 from critique_rl.types import Array, TeacherTargets, TokenIds
 
@@ -36,9 +36,8 @@ class Scorer:
         scored: list[Array] = [np.zeros(0)] * len(completions)
         for batch in self._batches(contexts, completions):
             with self.accelerator.autocast():
-                logits_NV = self.head.logits(batch)
-            logprobs_N = token_logprobs(logits_NV, batch.response_N, temperature=self.temperature)
-            for i, part in zip(batch.rows, logprobs_N.split(batch.lengths), strict=True):
+                terms = self.head.terms(batch, temperature=self.temperature)
+            for i, part in zip(batch.rows, terms.logprobs_N.split(batch.lengths), strict=True):
                 scored[i] = _to_numpy(part)
         return scored
 
@@ -54,20 +53,12 @@ class Scorer:
         """Log-probs at the ids of `support`, or at the model's own top-K, for every completion token."""
         found: dict[int, TeacherTargets] = {}
         for batch in self._batches(contexts, completions):
-            with self.accelerator.autocast():
-                logits_NV = self.head.logits(batch)
-            sampled_N = token_logprobs(logits_NV, batch.response_N, temperature=self.temperature)
-            if support is None:
-                ids_NK, logprobs_NK = topk_logprobs(logits_NV, k, temperature=self.temperature)
-            else:
-                wanted = np.concatenate([support[i].ids_TK for i in batch.rows])
-                ids_NK = torch.as_tensor(wanted, device=logits_NV.device)
-                logprobs_NK = gather_logprobs(logits_NV, ids_NK, temperature=self.temperature)
+            scored = self._topk(batch, k, None if support is None else [support[i] for i in batch.rows])
             parts = zip(
                 batch.rows,
-                ids_NK.split(batch.lengths),
-                logprobs_NK.split(batch.lengths),
-                sampled_N.split(batch.lengths),
+                scored.ids_NK.split(batch.lengths),
+                scored.topk_NK.split(batch.lengths),
+                scored.logprobs_N.split(batch.lengths),
                 strict=True,
             )
             for i, ids_TK, logprobs_TK, sampled_T in parts:
@@ -80,6 +71,15 @@ class Scorer:
                     context_ids=tuple(contexts[i]),
                 )
         return [found[i] for i in range(len(completions))]
+
+    def _topk(self, batch: MicroBatch, k: int, support: Sequence[TeacherTargets] | None) -> HeadTop:
+        with self.accelerator.autocast():
+            if support is None:
+                return self.head.topk(batch, k, temperature=self.temperature)
+            ids_NK = torch.as_tensor(np.concatenate([s.ids_TK for s in support]), device=batch.response_N.device)
+            every_N = torch.arange(len(batch.response_N), device=batch.response_N.device)
+            terms = self.head.terms(batch, temperature=self.temperature, rows_M=every_N, ids_MK=ids_NK)
+            return HeadTop(terms.logprobs_N, ids_NK, terms.support_MK)
 
     def _batches(self, contexts: Sequence[TokenIds], completions: Sequence[TokenIds]):
         return micro_batches(

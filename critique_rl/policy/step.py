@@ -3,7 +3,7 @@
 Owns: global denominators, micro-batching, gradient clipping, and skipping a step that has nothing to learn or a
 non-finite gradient. Must not know: critics, critiques, methods. A new method stamps other weights; this file stays.
 
-Legend: N response tokens of a micro-batch, V vocabulary, K support size.
+Legend: N response tokens of a micro-batch, M of them with a teacher, K support size.
 
     L = L_pg / D_pg + w_d * L_distill / D_distill + w_i * L_imitate / D_imitate
 
@@ -13,7 +13,7 @@ another and no split of the batch changes the gradient. One process: nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,13 +24,14 @@ from transformers import PreTrainedModel
 from critique_rl.config.algorithm import DistillationConfig, RefinementConfig
 from critique_rl.config.run import LossConfig, OptimizerConfig
 from critique_rl.ops.divergences import topk_tail_divergence
-from critique_rl.ops.logprobs import gather_logprobs, token_logprobs
+from critique_rl.ops.fused import HeadTerms
 from critique_rl.ops.losses import channel_sum, joint
 from critique_rl.ops.ratios import clipped_surrogate, refinement_objective
-from critique_rl.policy.batching import MicroBatch, micro_batches
+from critique_rl.policy.batching import micro_batches
 from critique_rl.policy.head import ResponseHead
+from critique_rl.policy.streams import Directives, Streams, active, carries_gradient, directives, distilled
 from critique_rl.protocols import StepReport
-from critique_rl.types import Array, TrainSample
+from critique_rl.types import TrainSample
 
 
 class Denominators(NamedTuple):
@@ -54,11 +55,11 @@ class StepConfig(NamedTuple):
 
 def count_denominators(samples: Sequence[TrainSample], config: StepConfig) -> Denominators:
     """Each channel's denominator: its active tokens, or for "constant" the padded size of all rollouts (Dr.GRPO)."""
-    pg_rows = sum(bool(_active(s, s.pg_weight).any()) for s in samples)
-    pg_tokens = sum(int(_active(s, s.pg_weight).sum()) for s in samples)
+    pg_rows = sum(bool(active(s, s.pg_weight).any()) for s in samples)
+    pg_tokens = sum(int(active(s, s.pg_weight).sum()) for s in samples)
     pg = pg_rows * config.max_completion_tokens if config.loss.normalizer == "constant" else pg_tokens
-    imitate = sum(int(_active(s, s.imitate_weight).sum()) for s in samples)
-    distill = sum(int(_distilled(s).sum()) for s in samples)
+    imitate = sum(int(active(s, s.imitate_weight).sum()) for s in samples)
+    distill = sum(int(distilled(s).sum()) for s in samples)
     return Denominators(float(pg), float(distill), float(pg if config.refinement.normalizer == "shared" else imitate))
 
 
@@ -102,20 +103,14 @@ class TwoChannelStep:
         self.steps_taken += 1
         return sums._replace(grad_norm=norm, applied=True)
 
-    def accumulate(
-        self,
-        samples: Sequence[TrainSample],
-        *,
-        max_tokens: int | None = None,
-        inspect: Callable[[torch.Tensor], None] | None = None,
-    ) -> StepReport | None:
+    def accumulate(self, samples: Sequence[TrainSample], *, max_tokens: int | None = None) -> StepReport | None:
         """Add the whole batch's gradient to `.grad` without stepping; None if no sample carries one."""
         denominators = count_denominators(samples, self.config)
-        rows = [s for s in samples if _carries_gradient(s)]
+        rows = [s for s in samples if carries_gradient(s)]
         if not rows:
             return None
         totals = np.zeros(4)
-        clipped = ratio_sum = pg_tokens = 0.0
+        pg = np.zeros(4)
         for batch in micro_batches(
             [s.prompt_ids for s in rows],
             [s.completion_ids for s in rows],
@@ -123,16 +118,21 @@ class TwoChannelStep:
             pad_id=self.pad_id,
             device=self.accelerator.device,
         ):
+            batch_rows = [rows[i] for i in batch.rows]
+            taught = directives(batch_rows, self.accelerator.device)
             with self.accelerator.autocast():
-                logits_NV = self.head.logits(batch)
-            losses = self._losses(logits_NV, batch, [rows[i] for i in batch.rows], denominators)
+                terms = self.head.terms(
+                    batch,
+                    temperature=self.config.temperature,
+                    rows_M=None if taught is None else taught.rows_M,
+                    ids_MK=None if taught is None else taught.ids_MK,
+                    entropy=True,
+                )
+            losses = self._losses(terms, Streams(batch_rows, self.accelerator.device), taught, denominators)
             self.accelerator.backward(losses.total)
-            if inspect is not None:
-                inspect(logits_NV)
             totals += np.array([float(x.detach()) for x in (losses.total, losses.pg, losses.distill, losses.imitate)])
-            clipped += losses.clipped
-            ratio_sum += losses.ratio_sum
-            pg_tokens += losses.pg_tokens
+            pg += np.array(losses.pg_tokens)
+        seen = _PgTokens(*pg.tolist())
         return StepReport(
             loss=float(totals[0]),
             pg_loss=float(totals[1]),
@@ -145,17 +145,17 @@ class TwoChannelStep:
             diagnostics={
                 "rows/trained": float(len(rows)),
                 "tokens/distill": denominators.distill,
-                "tokens/imitate": float(sum(int(_active(s, s.imitate_weight).sum()) for s in samples)),
-                "ratio/mean": ratio_sum / pg_tokens if pg_tokens else 1.0,
-                "ratio/clip_fraction": clipped / pg_tokens if pg_tokens else 0.0,
+                "tokens/imitate": float(sum(int(active(s, s.imitate_weight).sum()) for s in samples)),
+                "ratio/mean": seen.ratio_sum / seen.tokens if seen.tokens else 1.0,
+                "ratio/clip_fraction": seen.clipped / seen.tokens if seen.tokens else 0.0,
+                **({"policy/entropy": seen.entropy_sum / seen.tokens} if seen.tokens else {}),
             },
         )
 
     def _losses(
-        self, logits_NV: torch.Tensor, batch: MicroBatch, rows: list[TrainSample], denominators: Denominators
+        self, terms: HeadTerms, streams: Streams, taught: Directives | None, denominators: Denominators
     ) -> _Losses:
-        streams = _Streams(rows, logits_NV.device)
-        logprobs_N = token_logprobs(logits_NV, batch.response_N, temperature=self.config.temperature)
+        logprobs_N = terms.logprobs_N
         loss = self.config.loss
         pg_terms = -clipped_surrogate(
             logprobs_N,
@@ -167,7 +167,7 @@ class TwoChannelStep:
         )
         pg = channel_sum(pg_terms, streams.pg_N.to(logprobs_N.dtype), denominators.pg)
         imitate = self._imitate(logprobs_N, streams, denominators.imitate)
-        distill = self._distill(logits_NV, rows, denominators.distill)
+        distill = self._distill(terms, taught, denominators.distill)
         total = joint(
             pg,
             distill,
@@ -175,12 +175,19 @@ class TwoChannelStep:
             distill_coefficient=self.config.distillation.weight,
             imitate_coefficient=self.config.refinement.weight,
         )
-        on_N = streams.pg_N > 0
-        ratio_N = torch.exp((logprobs_N.detach() - streams.behaviour_N)[on_N])
-        outside = (ratio_N < 1 - loss.clip_low) | (ratio_N > 1 + loss.clip_high)
-        return _Losses(total, pg, distill, imitate, float(outside.sum()), float(ratio_N.sum()), float(on_N.sum()))
+        return _Losses(total, pg, distill, imitate, self._pg_tokens(terms, streams))
 
-    def _imitate(self, logprobs_N: torch.Tensor, streams: _Streams, denominator: float) -> torch.Tensor:
+    @torch.no_grad()
+    def _pg_tokens(self, terms: HeadTerms, streams: Streams) -> _PgTokens:
+        on_N = streams.pg_N > 0
+        ratio_N = torch.exp((terms.logprobs_N - streams.behaviour_N)[on_N])
+        outside = (ratio_N < 1 - self.config.loss.clip_low) | (ratio_N > 1 + self.config.loss.clip_high)
+        assert terms.entropy_N is not None
+        return _PgTokens(
+            float(on_N.sum()), float(outside.sum()), float(ratio_N.sum()), float(terms.entropy_N[on_N].sum())
+        )
+
+    def _imitate(self, logprobs_N: torch.Tensor, streams: Streams, denominator: float) -> torch.Tensor:
         if not bool((streams.imitate_N > 0).any()):
             return logprobs_N.new_zeros(())
         refinement = self.config.refinement
@@ -194,30 +201,29 @@ class TwoChannelStep:
         )
         return channel_sum(terms_N, streams.imitate_N.to(logprobs_N.dtype), denominator)
 
-    def _distill(self, logits_NV: torch.Tensor, rows: list[TrainSample], denominator: float) -> torch.Tensor:
-        weights = np.concatenate([s.distill_weight * _distilled(s) for s in rows])
-        wanted = np.flatnonzero(weights)
-        targets = [s.teacher for s in rows if s.teacher is not None]
-        if wanted.size == 0 or not targets:
-            return logits_NV.new_zeros((), dtype=torch.promote_types(logits_NV.dtype, torch.float32))
-        k = targets[0].ids_TK.shape[1]
-        ids = np.concatenate([_teacher_ids(s, k) for s in rows])[wanted]
-        teacher = np.concatenate([_teacher_logprobs(s, k) for s in rows])[wanted]
-        device = logits_NV.device
-        rows_N = torch.as_tensor(wanted, device=device)
-        student_NK = gather_logprobs(
-            logits_NV[rows_N], torch.as_tensor(ids, device=device), temperature=self.config.temperature
-        )
+    def _distill(self, terms: HeadTerms, taught: Directives | None, denominator: float) -> torch.Tensor:
+        student_MK = terms.support_MK
+        if taught is None:
+            return student_MK.new_zeros(())
         options = self.config.distillation
-        terms_N = topk_tail_divergence(
-            student_NK,
-            torch.as_tensor(teacher, device=device, dtype=student_NK.dtype),
+        terms_M = topk_tail_divergence(
+            student_MK,
+            taught.teacher_MK.to(student_MK.dtype),
             kind=options.divergence,
             jsd_alpha=options.jsd_alpha,
             tail=options.tail,
-            whole_vocabulary=k >= logits_NV.shape[-1],
+            whole_vocabulary=student_MK.shape[1] >= terms.vocabulary,
         )
-        return channel_sum(terms_N, torch.as_tensor(weights[wanted], device=device, dtype=terms_N.dtype), denominator)
+        return channel_sum(terms_M, taught.weights_M.to(terms_M.dtype), denominator)
+
+
+class _PgTokens(NamedTuple):
+    """Sums over the tokens of the policy-gradient channel, for the report."""
+
+    tokens: float
+    clipped: float
+    ratio_sum: float
+    entropy_sum: float
 
 
 class _Losses(NamedTuple):
@@ -225,51 +231,7 @@ class _Losses(NamedTuple):
     pg: torch.Tensor
     distill: torch.Tensor
     imitate: torch.Tensor
-    clipped: float
-    ratio_sum: float
-    pg_tokens: float
-
-
-class _Streams:
-    """The per-token streams of a micro-batch, flattened to [N] in the order of its response tokens."""
-
-    def __init__(self, rows: Sequence[TrainSample], device: torch.device) -> None:
-        def flat(parts: list[Array]) -> torch.Tensor:
-            return torch.as_tensor(np.concatenate(parts), device=device)
-
-        self.behaviour_N = flat([s.behaviour_logprobs for s in rows])
-        self.advantages_N = flat([s.advantages for s in rows])
-        self.pg_N = flat([s.pg_weight * s.loss_mask for s in rows])
-        self.imitate_N = flat([s.imitate_weight * s.loss_mask for s in rows])
-        self.guided_N = flat([s.behaviour_logprobs if s.guided_logprobs is None else s.guided_logprobs for s in rows])
-
-
-def _active(sample: TrainSample, weight_T: Array) -> Array:
-    return ((weight_T * sample.loss_mask) > 0).astype(np.float64)
-
-
-def _distilled(sample: TrainSample) -> Array:
-    """1 where a token is really distilled: weighted, unmasked and with a usable teacher. Missing is a mask, never 0."""
-    if sample.teacher is None:
-        return np.zeros(len(sample.completion_ids))
-    return _active(sample, sample.distill_weight) * sample.teacher.mask_T
-
-
-def _carries_gradient(sample: TrainSample) -> bool:
-    moved = (np.abs(sample.advantages) * (sample.pg_weight + sample.imitate_weight) * sample.loss_mask).any()
-    return bool(moved or _distilled(sample).any())
-
-
-def _teacher_ids(sample: TrainSample, k: int) -> np.ndarray:
-    if sample.teacher is None:
-        return np.zeros((len(sample.completion_ids), k), dtype=np.int64)
-    return sample.teacher.ids_TK
-
-
-def _teacher_logprobs(sample: TrainSample, k: int) -> np.ndarray:
-    if sample.teacher is None:
-        return np.zeros((len(sample.completion_ids), k))
-    return sample.teacher.logprobs_TK
+    pg_tokens: _PgTokens
 
 
 def _skipped(reason: str, *, sums: StepReport | None = None, norm: float = 0.0) -> StepReport:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from critique_rl.loop.contexts import guided_messages
+import pytest
+
+from critique_rl.loop.contexts import CUT, FittedContext, context_budget, fitting_messages, guided_messages
 from critique_rl.prompting.template import PromptTemplate, parse_template
 from critique_rl.types import Message, Task
-from tests.loop.fakes import task
+from tests.loop.fakes import CharPolicy, task
+
+ATTEMPT = "0123456789" * 6
+DIRECTIVE = "Carry."
 
 
 def template(*, system: str = "") -> PromptTemplate:
@@ -56,3 +61,83 @@ def test_a_task_without_a_user_turn_gets_one() -> None:
 def test_values_are_data_and_are_never_rendered_again() -> None:
     used = guided_messages(task(), template(), attempt="{{ directive }}", directive="{% raw %}")
     assert used[-1].content == "6*7=|{{ directive }}|{% raw %}"
+
+
+class Placed(CharPolicy):
+    """Knows how many positions it has."""
+
+    max_positions = 40
+
+
+def fitted(
+    max_tokens: int | None, *, attempt: str = ATTEMPT, used: PromptTemplate | None = None
+) -> FittedContext | None:
+    return fitting_messages(
+        task(),
+        used or template(),
+        attempt=attempt,
+        directive=DIRECTIVE,
+        encode=CharPolicy().encode,
+        max_tokens=max_tokens,
+    )
+
+
+WHOLE = f"user: 6*7=|{ATTEMPT}|{DIRECTIVE}"  # one id a character
+
+
+@pytest.mark.parametrize("max_tokens", [None, len(WHOLE), 1000])
+def test_a_context_that_fits_is_left_alone(max_tokens: int | None) -> None:
+    found = fitted(max_tokens)
+    assert found is not None and found.cut_chars == 0
+    assert found.messages == guided_messages(task(), template(), attempt=ATTEMPT, directive=DIRECTIVE)
+    assert CharPolicy().decode(found.ids) == WHOLE
+
+
+def test_the_middle_of_the_attempt_gives_way_first() -> None:
+    found = fitted(len(WHOLE) - 11)
+    assert found is not None
+    # 11 ids too many and 7 for the mark: 18 of the attempt's 60 characters go, and its first and last 21 stay
+    assert found.cut_chars == 18
+    assert CharPolicy().decode(found.ids) == f"user: 6*7=|{ATTEMPT[:21]}{CUT}{ATTEMPT[-21:]}|{DIRECTIVE}"
+
+
+def test_every_budget_is_kept_and_only_the_attempt_pays() -> None:
+    least = len(WHOLE) - len(ATTEMPT) + len(CUT)
+    for budget in range(least, len(WHOLE)):
+        found = fitted(budget)
+        assert found is not None and len(found.ids) == budget  # as much of the attempt as there is room for
+        text = CharPolicy().decode(found.ids)
+        assert text.startswith("user: 6*7=|") and text.endswith(f"|{DIRECTIVE}") and CUT in text
+    assert fitted(least - 1) is None
+
+
+def test_a_context_without_the_attempt_cannot_be_shortened() -> None:
+    header = 'name = "x"\nversion = 1\ndescription = "d"\ninputs = ["question", "directive"]\n'
+    alone = parse_template(f"+++\n{header}+++\n{{{{ question }}}} {{{{ directive }}}}\n", source="x")
+    length = len("user: 6*7= Carry.")
+    assert fitted(length - 1, used=alone) is None
+    found = fitted(length, used=alone)
+    assert found is not None and found.cut_chars == 0
+
+
+def test_an_empty_attempt_has_nothing_to_give() -> None:
+    assert fitted(5, attempt="") is None
+    found = fitted(None, attempt="")
+    assert found is not None and found.cut_chars == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "completion_tokens", "asked", "wanted"),
+    [
+        (CharPolicy(), 8, None, None),
+        (CharPolicy(), 8, 30, 30),
+        (Placed(), 8, None, 32),
+        (Placed(), 8, 30, 30),  # both bound it: the smaller one counts
+        (Placed(), 15, 30, 25),
+        (Placed(), 41, None, 0),
+    ],
+)
+def test_the_budget_is_what_the_positions_leave_or_less(
+    policy: CharPolicy, completion_tokens: int, asked: int | None, wanted: int | None
+) -> None:
+    assert context_budget(policy, completion_tokens=completion_tokens, max_context_tokens=asked) == wanted

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from critique_rl.ops.fused import HeadTerms, HeadTop, dense_terms, dense_topk
 from critique_rl.policy.batching import MicroBatch
 from critique_rl.policy.head import ResponseHead
 from critique_rl.policy.step import StepConfig, TwoChannelStep
@@ -28,7 +29,28 @@ class Bigram(torch.nn.Module):
             table_VV[token] = torch.tensor(probabilities, dtype=torch.float64).log()
         self.table_VV = torch.nn.Parameter(table_VV)
 
-    def logits(self, batch: MicroBatch) -> torch.Tensor:
+    def terms(
+        self,
+        batch: MicroBatch,
+        *,
+        temperature: float,
+        rows_M: torch.Tensor | None = None,
+        ids_MK: torch.Tensor | None = None,
+        entropy: bool = False,
+    ) -> HeadTerms:
+        return dense_terms(
+            self._logits(batch),
+            batch.response_N,
+            temperature=temperature,
+            rows_M=rows_M,
+            ids_MK=ids_MK,
+            entropy=entropy,
+        )
+
+    def topk(self, batch: MicroBatch, k: int, *, temperature: float) -> HeadTop:
+        return dense_topk(self._logits(batch), batch.response_N, k, temperature=temperature)
+
+    def _logits(self, batch: MicroBatch) -> torch.Tensor:
         return self.table_VV[batch.input_ids_BT.flatten()[batch.predicts_N]]
 
 

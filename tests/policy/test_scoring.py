@@ -65,6 +65,18 @@ def test_log_probs_at_the_ids_of_a_support() -> None:
         np.testing.assert_allclose(found.logprobs_TK, np.take_along_axis(dense_TV, wanted.ids_TK, axis=1), rtol=1e-10)
 
 
+def test_no_chunk_size_of_the_head_changes_a_score() -> None:
+    policy = tiny_policy(step_config(temperature=0.8))
+    wanted = policy.topk_logprobs(PROMPTS, COMPLETIONS, k=3, who="policy")
+    policy.train_step.head.chunk_bytes = 1
+    at_support = policy.topk_logprobs(PROMPTS, COMPLETIONS, k=3, who="policy", support=wanted)
+    for scored in (policy.topk_logprobs(PROMPTS, COMPLETIONS, k=3, who="policy"), at_support):
+        for a, b in zip(scored, wanted, strict=True):
+            assert a.ids_TK.tolist() == b.ids_TK.tolist()
+            np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, rtol=1e-12)
+            np.testing.assert_allclose(a.sampled_logprobs_T, b.sampled_logprobs_T, rtol=1e-12)
+
+
 def test_a_teacher_that_is_not_finite_is_masked_where_it_is_not() -> None:
     # after token 3 the model overflows; after token 2 it rules token 0 out, which matters only if that is asked for
     model = Bigram(5, {1: [0.2] * 5, 2: [0.0, 0.4, 0.3, 0.2, 0.1], 3: [math.nan] * 5})

@@ -223,6 +223,18 @@ def test_a_report_says_what_was_done() -> None:
     assert (report.diagnostics["tokens/distill"], report.diagnostics["tokens/imitate"]) == (0.0, 0.0)
 
 
+def test_the_report_has_the_mean_entropy_of_policy_gradient_tokens() -> None:
+    # after 4: 1.269060 nats; after 3: log 5 = 1.609438; the masked token and the refinement do not count
+    model = Bigram(5, {4: [0.50, 0.25, 0.15, 0.07, 0.03]})
+    row = sample((4,), (3, 0, 1), advantage=0.5, pg=1.0, mask=[1, 1, 0])
+    refined = sample((4,), (4,), advantage=0.5, imitate=1.0)
+    report = bigram_step(model, step_config()).accumulate([row, refined])
+    assert report is not None
+    assert report.diagnostics["policy/entropy"] == pytest.approx((1.269060 + 1.609438) / 2, abs=1e-6)
+    report = bigram_step(model, step_config()).accumulate([refined])
+    assert report is not None and "policy/entropy" not in report.diagnostics
+
+
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     policy = tiny_policy()
     row = sample(PROMPT, ATTEMPT, advantage=0.5, pg=1.0)

@@ -111,6 +111,14 @@ def test_no_order_of_rows_changes_the_gradient() -> None:
         assert (gradient(policy, [samples[i] for i in order], max_tokens=25) - whole).norm() < 1e-10 * whole.norm()
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_no_chunk_size_of_the_head_changes_the_gradient(rows: int) -> None:
+    policy, samples = tiny_policy(step_config(distillation={"divergence": "jsd"})), batch()
+    whole = gradient(policy, samples)
+    policy.train_step.head.chunk_bytes = rows * 8 * V
+    assert (gradient(policy, samples) - whole).norm() < 1e-10 * whole.norm()
+
+
 def test_what_stands_in_the_padding_changes_nothing() -> None:
     policy, samples = tiny_policy(), batch()
     whole = gradient(policy, samples, max_tokens=10_000)  # one micro-batch, the short rows mostly padding

@@ -1,0 +1,79 @@
+"""Train samples as the flat per-token streams of one micro-batch, and which of their tokens count.
+
+Owns: the rule that missing is a mask, never 0. Must not know: losses, models.
+Legend: N response tokens of the micro-batch in the order of its rows, T tokens of one sample, M distilled tokens of the
+N, K support size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from critique_rl.types import Array, TeacherTargets, TrainSample
+
+
+class Streams:
+    """What each response token was sampled with and is weighted by; `lengths` are the rows' tokens, N in all."""
+
+    def __init__(self, rows: Sequence[TrainSample], device: torch.device) -> None:
+        def flat(parts: list[Array]) -> torch.Tensor:
+            return torch.as_tensor(np.concatenate(parts), device=device)
+
+        self.lengths = [len(s.completion_ids) for s in rows]
+        self.behaviour_N = flat([s.behaviour_logprobs for s in rows])
+        self.advantages_N = flat([s.advantages for s in rows])
+        self.pg_N = flat([s.pg_weight * s.loss_mask for s in rows])
+        self.imitate_N = flat([s.imitate_weight * s.loss_mask for s in rows])
+        self.guided_N = flat([s.behaviour_logprobs if s.guided_logprobs is None else s.guided_logprobs for s in rows])
+
+
+class Directives(NamedTuple):
+    """The distilled tokens: `rows_M` says which of the N (ascending); the teacher's log-probs are at `ids_MK`."""
+
+    rows_M: torch.Tensor
+    ids_MK: torch.Tensor
+    teacher_MK: torch.Tensor
+    weights_M: torch.Tensor
+
+
+def directives(rows: Sequence[TrainSample], device: torch.device) -> Directives | None:
+    """The tokens of a micro-batch that have a weight and a usable teacher; None if there is none."""
+    starts = np.cumsum([0, *(len(s.completion_ids) for s in rows)])
+    taught: list[tuple[TeacherTargets, np.ndarray, Array, int]] = []
+    for sample, start in zip(rows, starts, strict=False):
+        weight_T = sample.distill_weight * distilled(sample)
+        wanted = np.flatnonzero(weight_T)
+        if sample.teacher is not None and wanted.size:
+            taught.append((sample.teacher, wanted, weight_T[wanted], int(start)))
+    if not taught:
+        return None
+    return Directives(
+        rows_M=torch.as_tensor(np.concatenate([start + at for _, at, _, start in taught]), device=device),
+        ids_MK=torch.as_tensor(np.concatenate([teacher.ids_TK[at] for teacher, at, _, _ in taught]), device=device),
+        teacher_MK=torch.as_tensor(
+            np.concatenate([teacher.logprobs_TK[at] for teacher, at, _, _ in taught]), device=device
+        ),
+        weights_M=torch.as_tensor(np.concatenate([weight for _, _, weight, _ in taught]), device=device),
+    )
+
+
+def active(sample: TrainSample, weight_T: Array) -> Array:
+    """1 where the token has a weight and is not masked."""
+    return ((weight_T * sample.loss_mask) > 0).astype(np.float64)
+
+
+def distilled(sample: TrainSample) -> Array:
+    """1 where a token is really distilled: weighted, unmasked and with a usable teacher."""
+    if sample.teacher is None:
+        return np.zeros(len(sample.completion_ids))
+    return active(sample, sample.distill_weight) * sample.teacher.mask_T
+
+
+def carries_gradient(sample: TrainSample) -> bool:
+    """Whether any token of it can move the policy."""
+    moved = (np.abs(sample.advantages) * (sample.pg_weight + sample.imitate_weight) * sample.loss_mask).any()
+    return bool(moved or distilled(sample).any())
