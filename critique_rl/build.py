@@ -14,9 +14,14 @@ from typing import NamedTuple, assert_never
 import torch
 from accelerate import Accelerator
 
+from critique_rl.algorithms.cispo import Cispo
 from critique_rl.algorithms.critique_grpo import CritiqueGrpo
+from critique_rl.algorithms.dapo import Dapo
 from critique_rl.algorithms.directive_distillation import DirectiveDistillation
+from critique_rl.algorithms.dr_grpo import DrGrpo
 from critique_rl.algorithms.grpo import Grpo
+from critique_rl.algorithms.gspo import Gspo
+from critique_rl.algorithms.rloo import Rloo
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.build_critic import build_critic
 from critique_rl.config import algorithm as methods
@@ -176,6 +181,16 @@ def build_algorithm(config: methods.AlgorithmConfig) -> Algorithm:
     match config:
         case methods.GrpoConfig():
             return Grpo(config)
+        case methods.DrGrpoConfig():
+            return DrGrpo(config)
+        case methods.DapoConfig():
+            return Dapo(config)
+        case methods.GspoConfig():
+            return Gspo(config)
+        case methods.CispoConfig():
+            return Cispo(config)
+        case methods.RlooConfig():
+            return Rloo(config)
         case methods.CritiqueGrpoConfig():
             return CritiqueGrpo(config)
         case methods.DirectiveDistillationConfig():

@@ -256,6 +256,7 @@ class TrainSample:
     EVALUATIVE feedback may only move `advantages` and `pg_weight`; DIRECTIVE feedback may only set `teacher` with
     `distill_weight`, or make a verified refinement with `imitate_weight`. `guided_logprobs` are the log-probs under the
     refine context (refinements only); `behaviour_logprobs` are under the bare prompt at sampling time.
+    `reference_logprobs` are the starting policy's, put in by the policy itself where a KL penalty wants them.
     """
 
     rollout_id: str
@@ -270,3 +271,4 @@ class TrainSample:
     imitate_weight: Array
     teacher: TeacherTargets | None = None
     guided_logprobs: Array | None = None
+    reference_logprobs: Array | None = None

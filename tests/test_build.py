@@ -12,9 +12,14 @@ import pytest
 import torch
 
 from critique_rl import build as building
+from critique_rl.algorithms.cispo import Cispo
 from critique_rl.algorithms.critique_grpo import CritiqueGrpo
+from critique_rl.algorithms.dapo import Dapo
 from critique_rl.algorithms.directive_distillation import DirectiveDistillation
+from critique_rl.algorithms.dr_grpo import DrGrpo
 from critique_rl.algorithms.grpo import Grpo
+from critique_rl.algorithms.gspo import Gspo
+from critique_rl.algorithms.rloo import Rloo
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.build import (
     build,
@@ -66,6 +71,11 @@ def rows(path: Path, *verifiers: str) -> Path:
     ("name", "wanted"),
     [
         ("grpo", Grpo),
+        ("dr_grpo", DrGrpo),
+        ("dapo", Dapo),
+        ("gspo", Gspo),
+        ("cispo", Cispo),
+        ("rloo", Rloo),
         ("critique_grpo", CritiqueGrpo),
         ("directive_distillation", DirectiveDistillation),
         ("two_channel", TwoChannel),

@@ -87,6 +87,16 @@ def stamp_pg(sample: TrainSample, advantage: float | None) -> TrainSample:
     return replace(sample, advantages=_full(sample, advantage), pg_weight=_full(sample, 1.0))
 
 
+def group_samples(groups: Sequence[Group], *, scale: Scale) -> list[TrainSample]:
+    """One sample per rollout with its group's advantage on every token: all that a method without critics stamps."""
+    samples: list[TrainSample] = []
+    for group in groups:
+        rewards = [score.reward for score in group.scores]
+        moved = advantages_of(group, rewards, scale=scale, use_refinements=False)
+        samples += [stamp_pg(blank(r), a) for r, a in zip(group.rollouts, moved.rollouts, strict=True)]
+    return samples
+
+
 def stamp_imitation(group: Group, advantages: Sequence[float]) -> list[TrainSample]:
     """Accepted refinements as samples under the BARE prompt of the group's rollouts (arXiv 2506.03106, eq. 4)."""
     bare_prompt = group.rollouts[0].prompt_ids

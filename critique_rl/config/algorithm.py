@@ -6,13 +6,14 @@ never reads is an error when it is set (see `config.run`). Must not know: torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from critique_rl.config.base import Strict
 
-Scale = Literal["none", "std"]
+Scale = Literal["none", "std", "loo"]
 Baseline = Literal["union", "first_turn"]
 
 
@@ -21,8 +22,43 @@ class GrpoConfig(Strict):
 
     name: Literal["grpo"] = "grpo"
     scale: Scale = Field(
-        default="none", description="divide centred rewards by the group's sample std, or not (Dr.GRPO)"
+        default="none",
+        description="divide centred rewards by nothing (Dr.GRPO), by the group's sample std (GRPO), or by (G - 1) / G, "
+        "which makes the baseline of each reward the mean of the others (loo: RLOO)",
     )
+
+
+class DrGrpoConfig(Strict):
+    """GRPO without the two divisions that bias it: no std, a constant instead of the length (arXiv 2503.20783)."""
+
+    name: Literal["dr_grpo"] = "dr_grpo"
+
+
+class DapoConfig(Strict):
+    """GRPO with a wider upper clip and one mean over all tokens (arXiv 2503.14476)."""
+
+    name: Literal["dapo"] = "dapo"
+    scale: Scale = Field(default="std", description="as in grpo")
+
+
+class GspoConfig(Strict):
+    """GRPO with one ratio and one narrow clip per sequence (arXiv 2507.18071)."""
+
+    name: Literal["gspo"] = "gspo"
+    scale: Scale = Field(default="std", description="as in grpo")
+
+
+class CispoConfig(Strict):
+    """REINFORCE with a capped importance weight, so that no token loses its gradient (arXiv 2506.13585)."""
+
+    name: Literal["cispo"] = "cispo"
+    scale: Scale = Field(default="std", description="as in grpo")
+
+
+class RlooConfig(Strict):
+    """REINFORCE against the mean reward of the group's other rollouts (arXiv 2402.14740)."""
+
+    name: Literal["rloo"] = "rloo"
 
 
 class CritiqueGrpoConfig(Strict):
@@ -55,8 +91,26 @@ class TwoChannelConfig(Strict):
 
 
 AlgorithmConfig = Annotated[
-    GrpoConfig | CritiqueGrpoConfig | DirectiveDistillationConfig | TwoChannelConfig, Field(discriminator="name")
+    GrpoConfig
+    | DrGrpoConfig
+    | DapoConfig
+    | GspoConfig
+    | CispoConfig
+    | RlooConfig
+    | CritiqueGrpoConfig
+    | DirectiveDistillationConfig
+    | TwoChannelConfig,
+    Field(discriminator="name"),
 ]
+
+LOSS_DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "dr_grpo": {"objective": "clip", "normalizer": "constant"},
+    "dapo": {"objective": "clip", "clip_high": 0.28, "normalizer": "tokens"},
+    "gspo": {"objective": "gspo", "clip_low": 3e-4, "clip_high": 4e-4, "normalizer": "sequences"},
+    "cispo": {"objective": "cispo", "clip_high": 4.0, "normalizer": "tokens"},
+    "rloo": {"objective": "reinforce", "normalizer": "constant"},
+}
+"""What each named method sets in [loss]; a key that the run file sets wins over it."""
 
 
 class RefinementConfig(Strict):
@@ -85,15 +139,40 @@ class RefinementConfig(Strict):
     )
 
 
+EMA_RATE = 0.01
+"""What a refresh of the ema teacher mixes in where nothing else is said."""
+
+EMA_EVERY = 1
+"""Applied steps between its refreshes where nothing else is said."""
+
+DISTILLED_K = 20
+"""Support size where nothing else is said."""
+
+
 class DistillationConfig(Strict):
     """Directive text as token-level targets: who the teacher is, on which support, with which divergence."""
 
     prompt: str = Field(default="teacher", description="template of the teacher's context: a catalogue name or a path")
-    teacher: Literal["live", "frozen"] = Field(
-        default="frozen", description="the policy as it is now, or as it started"
+    teacher: Literal["live", "frozen", "ema"] = Field(
+        default="frozen", description="the policy as it is now, as it started, or the slow average of its weights"
     )
-    k: int = Field(default=20, ge=1, description="support size; the rest of the vocabulary is one tail bin")
-    support: Literal["teacher", "student"] = Field(default="teacher", description="whose top-K ids are compared")
+    ema_rate: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description=f"share of the policy's weights that a refresh of the ema teacher mixes in (None: {EMA_RATE})",
+    )
+    ema_every: int | None = Field(
+        default=None,
+        ge=1,
+        description=f"applied steps from one refresh of the ema teacher to the next (None: {EMA_EVERY})",
+    )
+    k: int = Field(default=DISTILLED_K, ge=1, description="support size; the rest of the vocabulary is one tail bin")
+    support: Literal["teacher", "student", "sampled"] = Field(
+        default="teacher",
+        description="whose top-K ids are compared, or the sampled token alone: noisier, and without any pull where the "
+        "policy is sure of that token",
+    )
     divergence: Literal["forward", "reverse", "jsd"] = Field(
         default="forward",
         description="forward = KL(teacher||student): keeps its gradient where the student is sure and wrong",
@@ -104,3 +183,29 @@ class DistillationConfig(Strict):
     max_tokens: int | None = Field(
         default=None, ge=1, description="distil only the first N completion tokens (None: all)"
     )
+    max_context_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="longest context of the teacher, in tokens (None: what the model's positions leave beside the "
+        "completion); of a longer one the attempt is cut in the middle, else its row gets no targets",
+    )
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> DistillationConfig:
+        for key in ("ema_rate", "ema_every"):
+            if self.teacher != "ema" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} has no effect with teacher = {self.teacher!r}; "
+                    'remove it, or set teacher = "ema"'
+                )
+        if self.support == "sampled" and self.k != DISTILLED_K:
+            raise ValueError(
+                f'k = {self.k} has no effect with support = "sampled", which compares one id; remove it, '
+                'or set support to "teacher" or "student"'
+            )
+        if not self.tail and (self.support == "sampled" or self.k == 1):
+            raise ValueError(
+                "tail = false leaves a single id, whose renormalised probability is always 1, so that nothing would be "
+                'learned; remove it, or compare more ids (support = "teacher" or "student", k of 2 or more)'
+            )
+        return self

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Scale = Literal["none", "std"]
+Scale = Literal["none", "std", "loo"]
 Baseline = Literal["union", "first_turn"]
 
 # Rewards closer than this are the same reward seen through rounding.
@@ -27,10 +27,11 @@ class UnionAdvantages(NamedTuple):
 
 
 def group_advantages(rewards_G: Tensor, *, scale: Scale = "none", eps: float = 1e-6, ddof: int = 1) -> Tensor:
-    """A_i = R_i - mean(R), or (R_i - mean(R)) / (std(R) + eps) with scale "std".
+    """A_i = R_i - mean(R), over nothing, over std(R) + eps, or over (G - 1) / G.
 
-    Dr. GRPO (arXiv 2503.20783) leaves the division out; GRPO (arXiv 2402.03300) divides. `ddof` 1 is the sample
-    standard deviation, 0 the population's. Equal rewards (also equal up to rounding) and groups of one give exactly 0.
+    "none": Dr. GRPO (arXiv 2503.20783). "std": GRPO (arXiv 2402.03300); `ddof` 1 is the sample standard deviation, 0
+    the population's. "loo": RLOO (arXiv 2402.14740), since R_i less the mean of the G - 1 others is G / (G - 1) times
+    R_i less the mean of all. Equal rewards (also equal up to rounding) and groups of one give exactly 0.
     `rewards_G` [G] -> [G], float32 or wider. Raises ValueError for a shape other than [G] or a non-finite reward.
     """
     rewards = _checked(rewards_G, "rewards_G")
@@ -52,7 +53,8 @@ def union_advantages(
 
     "union": m = (sum R + sum R') / (n + k), Critique-GRPO (arXiv 2506.03106); all advantages sum to 0.
     "first_turn": m = mean(R), so refinements are measured against what the policy does unaided.
-    With scale "std" both use the standard deviation of the union, since first attempts that all fail have none.
+    With scale "std" both use the standard deviation of the union, since first attempts that all fail have none. With
+    "loo" and "first_turn" only first attempts are divided: a refinement is not in its own baseline.
     k = 0 is `group_advantages` bit for bit. Shapes [n], [k] -> [n], [k]. Raises ValueError as `group_advantages`.
     """
     rewards = _checked(rewards_n, "rewards_n")
@@ -62,20 +64,24 @@ def union_advantages(
         )
     refinements = _checked(refinement_rewards_k, "refinement_rewards_k").to(rewards)
     everything = torch.cat([rewards, refinements])
+    n = rewards.shape[0]
     if baseline == "union":
         advantages = group_advantages(everything, scale=scale, eps=eps, ddof=ddof)
     else:
         centred = everything - rewards.mean()
         # Elementwise, because the baseline is not the union's mean: rounding must not leave a tiny push behind.
         centred = torch.where(centred.abs() <= _tolerance(everything), torch.zeros_like(centred), centred)
+        if scale == "loo":
+            return UnionAdvantages(centred[:n] / _divisor(rewards, scale, eps, ddof), centred[n:])
         advantages = centred / _divisor(everything, scale, eps, ddof)
-    n = rewards.shape[0]
     return UnionAdvantages(advantages[:n], advantages[n:])
 
 
 def _divisor(rewards: Tensor, scale: Scale, eps: float, ddof: int) -> Tensor:
     if scale == "none" or _spread(rewards) <= _tolerance(rewards):
         return torch.ones_like(rewards[0])
+    if scale == "loo":
+        return torch.full_like(rewards[0], 1 - 1 / rewards.shape[0])
     return rewards.std(correction=ddof) + eps
 
 

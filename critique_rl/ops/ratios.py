@@ -1,6 +1,6 @@
 """Per-token objectives built on probability ratios, all to MAXIMISE; the caller negates.
 
-Owns: PPO's clipped surrogate and the three ways to weigh an off-policy refinement token.
+Owns: the policy-gradient objectives, the ways to weigh an off-policy refinement token, and means per sequence.
 Must not know: which context a log-prob came from beyond its name. Shape legend: N tokens; log-probs in nats.
 A token whose behaviour, start or guided log-prob or advantage is not finite is "unknown": its term is NaN, so that
 it cannot pass unnoticed, and its gradient is exactly 0, so that a zero weight is enough to leave it out.
@@ -9,6 +9,7 @@ it cannot pass unnoticed, and its gradient is exactly 0, so that a zero weight i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,9 +17,91 @@ from torch import Tensor
 
 from critique_rl.ops.precision import at_least_float32, require_same_shape
 
+Objective = Literal["clip", "cispo", "gspo", "reinforce"]
 RatioMode = Literal["shaped", "awr", "oc_is"]
 
 _LOG_RATIO_LIMIT = 20.0
+
+
+def policy_objective(
+    policy_logprobs_N: Tensor,
+    behaviour_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
+    lengths: Sequence[int],
+    *,
+    objective: Objective = "clip",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    tis_cap: float | None = None,
+) -> Tensor:
+    """The policy-gradient term of each token under the objective of that name; see the function of each.
+
+    With r = exp(log p - log b), s the geometric mean of r over a sequence, sg a constant:
+
+    =========  ======================================  ==========================================
+    objective  term                                    gradient, as a factor of A grad log p
+    =========  ======================================  ==========================================
+    clip       min(r A, clip(r) A)                     r, 0 where the clip binds
+    gspo       min(s A, clip(s) A)                     s, 0 for a whole sequence whose clip binds
+    cispo      sg[min(r, 1 + clip_high)] A log p       min(r, 1 + clip_high): never 0
+    reinforce  sg[min(r, tis_cap)] A log p             min(r, tis_cap), or 1 without a cap
+    =========  ======================================  ==========================================
+
+    Tokens lie sequence by sequence: `lengths` are token counts that add up to N, and `weights_N` is 0 on tokens that
+    do not count (only gspo reads both). All [N] -> [N]. Raises ValueError for `tis_cap` with any other objective: r and
+    s already hold p / b, sampler mismatch included, so that a second factor would correct for it twice.
+    """
+    if tis_cap is not None and objective != "reinforce":
+        raise ValueError(
+            f"tis_cap is {tis_cap} with objective {objective!r}, whose ratio to the behaviour policy already corrects "
+            "for the sampler: leave tis_cap out, or use objective 'reinforce'"
+        )
+    if objective == "clip":
+        return clipped_surrogate(
+            policy_logprobs_N,
+            behaviour_logprobs_N,
+            advantages_N,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            dual_clip=dual_clip,
+        )
+    if objective == "gspo":
+        return sequence_clipped_surrogate(
+            policy_logprobs_N,
+            behaviour_logprobs_N,
+            advantages_N,
+            weights_N,
+            lengths,
+            clip_low=clip_low,
+            clip_high=clip_high,
+        )
+    if objective == "cispo":
+        return score_objective(policy_logprobs_N, behaviour_logprobs_N, advantages_N, cap=1 + clip_high)
+    if objective == "reinforce":
+        return score_objective(policy_logprobs_N, behaviour_logprobs_N, advantages_N, cap=tis_cap)
+    raise ValueError(f"objective is {objective!r}; wanted 'clip', 'cispo', 'gspo' or 'reinforce'")
+
+
+def importance_ratios(
+    policy_logprobs_N: Tensor,
+    behaviour_logprobs_N: Tensor,
+    weights_N: Tensor,
+    lengths: Sequence[int],
+    *,
+    objective: Objective,
+) -> Tensor:
+    """The ratio that `objective` clips, for reports: s of a token's sequence for gspo, else r of the token.
+
+    All [N] -> [N], without gradient; NaN where the behaviour log-prob is unknown, 0 weight tokens included.
+    """
+    if objective == "gspo":
+        return _sequence_ratio(policy_logprobs_N, behaviour_logprobs_N, weights_N, lengths)
+    require_same_shape(policy_logprobs_N=policy_logprobs_N, behaviour_logprobs_N=behaviour_logprobs_N)
+    policy = at_least_float32(policy_logprobs_N).detach()
+    known = _known(behaviour_logprobs_N)
+    return _nan_unless(known, _ratio(policy, _where_known(known, behaviour_logprobs_N, policy)))
 
 
 def clipped_surrogate(
@@ -39,8 +122,7 @@ def clipped_surrogate(
     require_same_shape(
         policy_logprobs_N=policy_logprobs_N, behaviour_logprobs_N=behaviour_logprobs_N, advantages_N=advantages_N
     )
-    if not (0 <= clip_low < 1 and clip_high >= 0):
-        raise ValueError(f"clip_low is {clip_low}, clip_high {clip_high}; wanted 0 <= clip_low < 1 and clip_high >= 0")
+    _check_clips(clip_low, clip_high)
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip is {dual_clip}; wanted a number above 1, or None for no lower bound")
     policy = at_least_float32(policy_logprobs_N)
@@ -51,6 +133,77 @@ def clipped_surrogate(
     if dual_clip is not None:
         objective = torch.where(advantages < 0, torch.maximum(objective, dual_clip * advantages), objective)
     return _nan_unless(known, objective)
+
+
+def sequence_clipped_surrogate(
+    policy_logprobs_N: Tensor,
+    behaviour_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
+    lengths: Sequence[int],
+    *,
+    clip_low: float = 3e-4,
+    clip_high: float = 4e-4,
+) -> Tensor:
+    """J_t = min(s_t A_t, clip(s_t) A_t), s_t = sg[s] p_t / sg[p_t], s = exp(mean over its tokens of log p - log b).
+
+    GSPO in its token form (arXiv 2507.18071, eq. 13-14): the value is the sequence's, the gradient the token's own.
+    With one advantage per sequence and `sequence_mean_weights` it is GSPO itself. Its clips are of the order 1e-4: a
+    sampler whose log-probs differ from the trainer's by that much on average is clipped for that alone. All [N] -> [N];
+    a sequence with one unknown behaviour log-prob under a weight above 0 is unknown as a whole. Raises ValueError for
+    differing shapes, lengths that do not add up to N, or clips out of range.
+    """
+    require_same_shape(
+        policy_logprobs_N=policy_logprobs_N,
+        behaviour_logprobs_N=behaviour_logprobs_N,
+        advantages_N=advantages_N,
+        weights_N=weights_N,
+    )
+    _check_clips(clip_low, clip_high)
+    policy = at_least_float32(policy_logprobs_N)
+    value = _sequence_ratio(policy, behaviour_logprobs_N, weights_N, lengths)
+    known = _known(value, advantages_N)
+    advantages = _where_known(known, advantages_N, policy.new_zeros(()))
+    ratio = _where_known(known, value, policy.new_ones(())) * torch.exp(policy - policy.detach())
+    objective = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    return _nan_unless(known, objective)
+
+
+def score_objective(
+    policy_logprobs_N: Tensor, behaviour_logprobs_N: Tensor, advantages_N: Tensor, *, cap: float | None = None
+) -> Tensor:
+    """J = w A log p with the constant w = min(p / b, cap), or w = 1 without a cap, where b is not read at all.
+
+    REINFORCE as RLOO uses it (arXiv 2402.14740); with a cap, truncated importance sampling, which for cap = 1 +
+    clip_high is CISPO's upper clip (arXiv 2506.13585): a capped token keeps its gradient at weight `cap`. The value is
+    a surrogate, only its gradient means something. Log-ratios are clamped to +-20. All [N] -> [N]. Raises ValueError
+    for differing shapes or a cap that is not above 0.
+    """
+    require_same_shape(
+        policy_logprobs_N=policy_logprobs_N, behaviour_logprobs_N=behaviour_logprobs_N, advantages_N=advantages_N
+    )
+    policy = at_least_float32(policy_logprobs_N)
+    if cap is None:
+        known, weight = _known(advantages_N), policy.new_ones(())
+    else:
+        if not cap > 0:
+            raise ValueError(f"cap is {cap}; wanted a number above 0, or None for no importance weight")
+        known = _known(behaviour_logprobs_N, advantages_N)
+        weight = _ratio(policy.detach(), _where_known(known, behaviour_logprobs_N, policy)).clamp(max=cap)
+    return _nan_unless(known, weight * _where_known(known, advantages_N, policy.new_zeros(())) * policy)
+
+
+def sequence_mean_weights(weights_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    """w_t / n_i, n_i the number of tokens of t's sequence with a weight above 0; weights of 0 stay 0.
+
+    Summed and divided by the number of sequences with any such token, terms become the mean over tokens per sequence,
+    then over sequences, of GRPO (arXiv 2402.03300). Trap: a long wrong answer is pushed less per token than a short
+    one (arXiv 2503.20783). Sequences must not be cut in two by micro-batches. [N] -> [N]. Raises ValueError if
+    `lengths` do not add up to N.
+    """
+    weights = at_least_float32(weights_N)
+    counts = _per_sequence((weights > 0).to(weights.dtype), lengths)
+    return weights / counts.clamp(min=1)
 
 
 def shaping_weight(logprobs: Tensor, gamma: float) -> Tensor:
@@ -123,6 +276,29 @@ def refinement_objective(
     raise ValueError(f"mode is {mode!r}; wanted 'shaped', 'awr' or 'oc_is'")
 
 
+def _sequence_ratio(policy: Tensor, behaviour: Tensor, weights: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Geometric mean of p / b over the tokens of a sequence that count, at each of its tokens; no gradient."""
+    require_same_shape(policy_logprobs_N=policy, behaviour_logprobs_N=behaviour, weights_N=weights)
+    policy = at_least_float32(policy).detach()
+    counted = weights > 0
+    # A missing log-prob (NaN, or inf - inf) makes its sequence's mean NaN; one under a zero weight is not looked at.
+    log_ratio = torch.where(counted, policy - behaviour.detach().to(policy.dtype), policy.new_zeros(()))
+    counts = _per_sequence(counted.to(policy.dtype), lengths)
+    mean = _per_sequence(log_ratio, lengths) / counts.clamp(min=1)
+    return _nan_unless(_known(mean), torch.exp(mean.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)))
+
+
+def _per_sequence(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Each sequence's sum, at each of its tokens."""
+    if values.ndim != 1 or sum(lengths) != values.shape[0]:
+        raise ValueError(f"lengths add up to {sum(lengths)} for tokens of shape {list(values.shape)}; wanted equal")
+    if not lengths:
+        return values
+    sums = torch.stack([part.sum() for part in values.split(list(lengths))])
+    repeats = torch.tensor(list(lengths), device=values.device)
+    return sums.repeat_interleave(repeats, output_size=values.shape[0])
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.exp((numerator - denominator).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
 
@@ -147,6 +323,11 @@ def _needed(values: Tensor | None, like: Tensor, name: str, mode: str, meaning: 
         raise ValueError(f"mode {mode!r} needs {name} ({meaning}) but got None; pass it, or use mode 'shaped'")
     require_same_shape(**{"policy_logprobs_N": like, name: values})
     return values
+
+
+def _check_clips(clip_low: float, clip_high: float) -> None:
+    if not (0 <= clip_low < 1 and clip_high >= 0):
+        raise ValueError(f"clip_low is {clip_low}, clip_high {clip_high}; wanted 0 <= clip_low < 1 and clip_high >= 0")
 
 
 def _check_gamma(gamma: float) -> None:

@@ -26,9 +26,11 @@ from critique_rl.config.run import LossConfig, OptimizerConfig
 from critique_rl.ops.divergences import topk_tail_divergence
 from critique_rl.ops.fused import HeadTerms
 from critique_rl.ops.losses import channel_sum, joint
-from critique_rl.ops.ratios import clipped_surrogate, refinement_objective
+from critique_rl.ops.penalties import EntropyWeight
+from critique_rl.ops.ratios import refinement_objective
 from critique_rl.policy.batching import micro_batches
 from critique_rl.policy.head import ResponseHead
+from critique_rl.policy.pg_channel import PgTokens, entropy_weight, pg_denominator, pg_terms, pg_tokens, pg_weights
 from critique_rl.policy.streams import Directives, Streams, active, carries_gradient, directives, distilled
 from critique_rl.protocols import StepReport
 from critique_rl.types import TrainSample
@@ -55,12 +57,10 @@ class StepConfig(NamedTuple):
 
 def count_denominators(samples: Sequence[TrainSample], config: StepConfig) -> Denominators:
     """Each channel's denominator: its active tokens, or for "constant" the padded size of all rollouts (Dr.GRPO)."""
-    pg_rows = sum(bool(active(s, s.pg_weight).any()) for s in samples)
-    pg_tokens = sum(int(active(s, s.pg_weight).sum()) for s in samples)
-    pg = pg_rows * config.max_completion_tokens if config.loss.normalizer == "constant" else pg_tokens
+    pg = pg_denominator(samples, config.loss, max_completion_tokens=config.max_completion_tokens)
     imitate = sum(int(active(s, s.imitate_weight).sum()) for s in samples)
     distill = sum(int(distilled(s).sum()) for s in samples)
-    return Denominators(float(pg), float(distill), float(pg if config.refinement.normalizer == "shared" else imitate))
+    return Denominators(pg, float(distill), float(pg if config.refinement.normalizer == "shared" else imitate))
 
 
 class TwoChannelStep:
@@ -82,6 +82,7 @@ class TwoChannelStep:
             weight_decay=options.weight_decay,
         )
         self.steps_taken = 0
+        self.entropy_coefficient = config.loss.entropy_weight
 
     def __call__(self, samples: Sequence[TrainSample]) -> StepReport:
         """Accumulate the gradient of all samples and apply it once; skip if nothing or nothing finite came out."""
@@ -101,16 +102,22 @@ class TwoChannelStep:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_taken += 1
+        self.entropy_coefficient = self._entropy_weight(samples).carried
         return sums._replace(grad_norm=norm, applied=True)
+
+    def _entropy_weight(self, samples: Sequence[TrainSample]) -> EntropyWeight:
+        return entropy_weight(samples, self.config.loss, coefficient=self.entropy_coefficient)
 
     def accumulate(self, samples: Sequence[TrainSample], *, max_tokens: int | None = None) -> StepReport | None:
         """Add the whole batch's gradient to `.grad` without stepping; None if no sample carries one."""
         denominators = count_denominators(samples, self.config)
-        rows = [s for s in samples if carries_gradient(s)]
+        bonus = self._entropy_weight(samples).applied
+        regularised = self.config.loss.kl_weight > 0 or bonus > 0
+        rows = [s for s in samples if carries_gradient(s, regularised=regularised)]
         if not rows:
             return None
         totals = np.zeros(4)
-        pg = np.zeros(4)
+        pg = np.zeros(len(PgTokens._fields))
         for batch in micro_batches(
             [s.prompt_ids for s in rows],
             [s.completion_ids for s in rows],
@@ -128,11 +135,12 @@ class TwoChannelStep:
                     ids_MK=None if taught is None else taught.ids_MK,
                     entropy=True,
                 )
-            losses = self._losses(terms, Streams(batch_rows, self.accelerator.device), taught, denominators)
+            streams = Streams(batch_rows, self.accelerator.device)
+            losses = self._losses(terms, streams, taught, denominators, bonus)
             self.accelerator.backward(losses.total)
             totals += np.array([float(x.detach()) for x in (losses.total, losses.pg, losses.distill, losses.imitate)])
             pg += np.array(losses.pg_tokens)
-        seen = _PgTokens(*pg.tolist())
+        seen = PgTokens(*pg.tolist())
         return StepReport(
             loss=float(totals[0]),
             pg_loss=float(totals[1]),
@@ -149,23 +157,26 @@ class TwoChannelStep:
                 "ratio/mean": seen.ratio_sum / seen.tokens if seen.tokens else 1.0,
                 "ratio/clip_fraction": seen.clipped / seen.tokens if seen.tokens else 0.0,
                 **({"policy/entropy": seen.entropy_sum / seen.tokens} if seen.tokens else {}),
+                **({"policy/kl": seen.kl_sum / seen.tokens} if seen.tokens and self.config.loss.kl_weight > 0 else {}),
+                **({"policy/entropy_weight": bonus} if self.config.loss.entropy_target is not None else {}),
             },
         )
 
     def _losses(
-        self, terms: HeadTerms, streams: Streams, taught: Directives | None, denominators: Denominators
+        self,
+        terms: HeadTerms,
+        streams: Streams,
+        taught: Directives | None,
+        denominators: Denominators,
+        bonus: float,
     ) -> _Losses:
         logprobs_N = terms.logprobs_N
         loss = self.config.loss
-        pg_terms = -clipped_surrogate(
-            logprobs_N,
-            streams.behaviour_N.to(logprobs_N.dtype),
-            streams.advantages_N.to(logprobs_N.dtype),
-            clip_low=loss.clip_low,
-            clip_high=loss.clip_high,
-            dual_clip=loss.dual_clip,
+        pg = channel_sum(
+            pg_terms(terms, streams, loss, entropy_weight=bonus),
+            pg_weights(streams.pg_N.to(logprobs_N.dtype), streams.lengths, loss),
+            denominators.pg,
         )
-        pg = channel_sum(pg_terms, streams.pg_N.to(logprobs_N.dtype), denominators.pg)
         imitate = self._imitate(logprobs_N, streams, denominators.imitate)
         distill = self._distill(terms, taught, denominators.distill)
         total = joint(
@@ -175,17 +186,7 @@ class TwoChannelStep:
             distill_coefficient=self.config.distillation.weight,
             imitate_coefficient=self.config.refinement.weight,
         )
-        return _Losses(total, pg, distill, imitate, self._pg_tokens(terms, streams))
-
-    @torch.no_grad()
-    def _pg_tokens(self, terms: HeadTerms, streams: Streams) -> _PgTokens:
-        on_N = streams.pg_N > 0
-        ratio_N = torch.exp((terms.logprobs_N - streams.behaviour_N)[on_N])
-        outside = (ratio_N < 1 - self.config.loss.clip_low) | (ratio_N > 1 + self.config.loss.clip_high)
-        assert terms.entropy_N is not None
-        return _PgTokens(
-            float(on_N.sum()), float(outside.sum()), float(ratio_N.sum()), float(terms.entropy_N[on_N].sum())
-        )
+        return _Losses(total, pg, distill, imitate, pg_tokens(terms, streams, loss))
 
     def _imitate(self, logprobs_N: torch.Tensor, streams: Streams, denominator: float) -> torch.Tensor:
         if not bool((streams.imitate_N > 0).any()):
@@ -199,7 +200,10 @@ class TwoChannelStep:
             start_logprobs_N=streams.behaviour_N.to(logprobs_N.dtype),
             guided_logprobs_N=streams.guided_N.to(logprobs_N.dtype),
         )
-        return channel_sum(terms_N, streams.imitate_N.to(logprobs_N.dtype), denominator)
+        weights_N = streams.imitate_N.to(logprobs_N.dtype)
+        if refinement.normalizer == "shared":
+            weights_N = pg_weights(weights_N, streams.lengths, self.config.loss)
+        return channel_sum(terms_N, weights_N, denominator)
 
     def _distill(self, terms: HeadTerms, taught: Directives | None, denominator: float) -> torch.Tensor:
         student_MK = terms.support_MK
@@ -217,21 +221,12 @@ class TwoChannelStep:
         return channel_sum(terms_M, taught.weights_M.to(terms_M.dtype), denominator)
 
 
-class _PgTokens(NamedTuple):
-    """Sums over the tokens of the policy-gradient channel, for the report."""
-
-    tokens: float
-    clipped: float
-    ratio_sum: float
-    entropy_sum: float
-
-
 class _Losses(NamedTuple):
     total: torch.Tensor
     pg: torch.Tensor
     distill: torch.Tensor
     imitate: torch.Tensor
-    pg_tokens: _PgTokens
+    pg_tokens: PgTokens
 
 
 def _skipped(reason: str, *, sums: StepReport | None = None, norm: float = 0.0) -> StepReport:

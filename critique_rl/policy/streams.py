@@ -29,6 +29,14 @@ class Streams:
         self.pg_N = flat([s.pg_weight * s.loss_mask for s in rows])
         self.imitate_N = flat([s.imitate_weight * s.loss_mask for s in rows])
         self.guided_N = flat([s.behaviour_logprobs if s.guided_logprobs is None else s.guided_logprobs for s in rows])
+        self.lengths = [len(s.completion_ids) for s in rows]
+        missing = [np.full(len(s.completion_ids), np.nan) for s in rows]
+        self.reference_N = flat(
+            [
+                none if s.reference_logprobs is None else s.reference_logprobs
+                for s, none in zip(rows, missing, strict=True)
+            ]
+        )
 
 
 class Directives(NamedTuple):
@@ -73,7 +81,9 @@ def distilled(sample: TrainSample) -> Array:
     return active(sample, sample.distill_weight) * sample.teacher.mask_T
 
 
-def carries_gradient(sample: TrainSample) -> bool:
-    """Whether any token of it can move the policy."""
+def carries_gradient(sample: TrainSample, *, regularised: bool = False) -> bool:
+    """Whether any token of it can move the policy; under a KL or entropy term, one without an advantage can, too."""
+    if regularised and active(sample, sample.pg_weight).any():
+        return True
     moved = (np.abs(sample.advantages) * (sample.pg_weight + sample.imitate_weight) * sample.loss_mask).any()
     return bool(moved or distilled(sample).any())

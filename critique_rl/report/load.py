@@ -23,6 +23,11 @@ CONFIGS = ("config.toml", "config.json")
 _LABELS = {
     "grpo": "scalar GRPO",
     "scalar_grpo": "scalar GRPO",
+    "dr_grpo": "Dr.GRPO",
+    "dapo": "DAPO",
+    "gspo": "GSPO",
+    "cispo": "CISPO",
+    "rloo": "RLOO",
     "critique_grpo": "Critique-GRPO",
     "directive_distillation": "directive distillation",
     "two_channel": "both channels",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ def rewards(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+SCALES: tuple[Scale, ...] = get_args(Scale)
 ALL_FAIL = rewards(*[0.0] * 7)
 THREE_OF_SEVEN = rewards(1, 1, 1, 0, 0, 0, 0)
 
@@ -48,7 +50,7 @@ def test_eight_failures_with_one_correct_and_one_wrong_refinement() -> None:
     assert result.refinements_k.tolist() == pytest.approx([0.9, -0.1])
 
 
-@pytest.mark.parametrize("scale", ["none", "std"])
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("baseline", ["union", "first_turn"])
 def test_all_wrong_union_is_exactly_zero(scale: Scale, baseline: Baseline) -> None:
     result = union_advantages(ALL_FAIL, rewards(0), baseline=baseline, scale=scale)
@@ -93,7 +95,35 @@ def test_group_of_four_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize("scale", ["none", "std"])
+def test_leave_one_out_by_hand() -> None:
+    # (1, 0, 0, .5): means of the others .166667, .5, .5, .333333
+    group = rewards(1, 0, 0, 0.5)
+    assert group_advantages(group, scale="loo").tolist() == pytest.approx([0.833333, -0.5, -0.5, 0.166667], abs=1e-6)
+    assert group_advantages(rewards(1, 0), scale="loo").tolist() == [1.0, -1.0]
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=9))
+def test_leave_one_out_against_a_plain_loop(values: list[float]) -> None:
+    others = [[r for j, r in enumerate(values) if j != i] for i in range(len(values))]
+    wanted = [r - sum(rest) / len(rest) for r, rest in zip(values, others, strict=True)]
+    assert group_advantages(rewards(*values), scale="loo").tolist() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_leave_one_out_with_refinements() -> None:
+    # union: (1, 0 | 1), means of the others .5, 1, .5
+    both = union_advantages(rewards(1, 0), rewards(1), scale="loo")
+    assert both.rollouts_n.tolist() == pytest.approx([0.5, -1.0]) and both.refinements_k.tolist() == pytest.approx(
+        [0.5]
+    )
+    # first_turn: a refinement is not in the mean of the first attempts, so nothing is left out for it
+    first = union_advantages(rewards(1, 0), rewards(1), baseline="first_turn", scale="loo")
+    assert first.rollouts_n.tolist() == [1.0, -1.0] and first.refinements_k.tolist() == [0.5]
+    alone = union_advantages(rewards(0), rewards(1), baseline="first_turn", scale="loo")
+    assert alone.rollouts_n.tolist() == [0.0] and alone.refinements_k.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(
     "group",
     [
@@ -117,9 +147,8 @@ def test_small_but_real_contrast_survives() -> None:
 
 def test_without_refinements_it_is_the_plain_group_bit_for_bit() -> None:
     group = torch.rand(9, generator=torch.Generator().manual_seed(0))
-    scales: tuple[Scale, ...] = ("none", "std")
     baselines: tuple[Baseline, ...] = ("union", "first_turn")
-    for scale in scales:
+    for scale in SCALES:
         for baseline in baselines:
             result = union_advantages(group, group[:0], baseline=baseline, scale=scale)
             assert torch.equal(result.rollouts_n, group_advantages(group, scale=scale))
