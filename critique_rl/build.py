@@ -28,9 +28,12 @@ from critique_rl.config import algorithm as methods
 from critique_rl.config import rewards as judges
 from critique_rl.config import tasks as sources
 from critique_rl.config.algorithm import DistillationConfig
+from critique_rl.config.engine import VllmEngineConfig
 from critique_rl.config.run import NEEDS, RunConfig
 from critique_rl.critics.policy_critic import Ask, AskOptions, PolicyAnswer
 from critique_rl.engines.hf import HFEngine
+from critique_rl.engines.sync import write_checkpoint
+from critique_rl.engines.vllm_server import VllmServerEngine, vllm_engine
 from critique_rl.errors import ConfigError, CriticError
 from critique_rl.feedback.rows import read_feedback
 from critique_rl.feedback.screen import screened
@@ -114,7 +117,7 @@ class Sampler(NamedTuple):
     """A policy, and the engine that samples from its very weights."""
 
     policy: HFPolicy
-    engine: HFEngine
+    engine: HFEngine | VllmServerEngine
 
 
 def build_sampler(config: RunConfig) -> Sampler:
@@ -122,11 +125,17 @@ def build_sampler(config: RunConfig) -> Sampler:
     accelerator = build_accelerator(config)
     loaded = load_policy(config.policy, lab_directory=policy_dir())
     policy = HFPolicy(loaded.model, loaded.tokenizer, accelerator, step_config(config))
+    end_ids = end_token_ids(policy.model, loaded.tokenizer)
+    if isinstance(config.engine, VllmEngineConfig):
+        # The whole model: with adapters, merge them into what is written.
+        save = partial(write_checkpoint, policy.model)
+        engine = vllm_engine(config.engine, policy, save, end_ids=end_ids, temperature=config.rollout.temperature)
+        return Sampler(policy, engine)
     engine = HFEngine(
         policy.model,
         loaded.tokenizer,
         accelerator,
-        end_ids=end_token_ids(policy.model, loaded.tokenizer),
+        end_ids=end_ids,
         pad_id=policy.pad_id,
         batch_size=config.rollout.batch_size,
     )
@@ -262,7 +271,7 @@ def build_policy_asker(config: RunConfig) -> Ask:
     return policy_asker(*build_sampler(alone))
 
 
-def policy_asker(policy: HFPolicy, engine: HFEngine) -> Ask:
+def policy_asker(policy: HFPolicy, engine: HFEngine | VllmServerEngine) -> Ask:
     """Samples critiques from a policy under the weights of the moment."""
     return partial(_ask_later, [Sampler(policy, engine)])
 

@@ -22,6 +22,7 @@ from critique_rl.build import build
 from critique_rl.config.load import RunFile, dump, load_resolved, resolve
 from critique_rl.config.run import RunConfig
 from critique_rl.critics.estimate import Estimator
+from critique_rl.engines.vllm_server import VllmServerEngine
 from critique_rl.errors import CheckpointError, ConfigError
 from critique_rl.loop.checkpoint import latest_checkpoint
 from critique_rl.loop.parts import Parts
@@ -107,6 +108,8 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
         finally:
             if parts.critic is not None:
                 parts.critic.close()
+            if isinstance(parts.engine, VllmServerEngine):
+                parts.engine.close()
     finally:
         tracker.close()
     result = summarise(planned, trainer)

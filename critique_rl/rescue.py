@@ -21,6 +21,7 @@ from critique_rl.config.critic import CriticConfig, PanelCriticConfig, RemoteCri
 from critique_rl.config.run import RunConfig
 from critique_rl.critics.policy_critic import AskOptions, PolicyAnswer
 from critique_rl.engines.hf import HFEngine
+from critique_rl.engines.vllm_server import VllmServerEngine
 from critique_rl.errors import ConfigError, CriticError, DataError
 from critique_rl.feedback.rows import RolloutRow, request_of
 from critique_rl.loop.collect import as_rollout
@@ -236,7 +237,7 @@ def _built(planned: _Planned, made: Sequence[Parts], open_critics: ExitStack) ->
     def ask(asked: Sequence[tuple[Message, ...]], options: AskOptions) -> Sequence[PolicyAnswer | CriticError]:
         parts = made[0]
         assert isinstance(parts.policy, HFPolicy)
-        assert isinstance(parts.engine, HFEngine)
+        assert isinstance(parts.engine, HFEngine | VllmServerEngine)
         return policy_asker(parts.policy, parts.engine)(asked, options)
 
     critic = build_critic(planned.config, ask=ask) if planned.config is not None else None

@@ -20,6 +20,7 @@ from critique_rl.config.algorithm import (
 )
 from critique_rl.config.base import Strict
 from critique_rl.config.critic import CriticConfig
+from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConfig
 from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.rewards import RewardConfig
@@ -209,6 +210,8 @@ class RunConfig(Strict):
         default_factory=dict[str, RewardConfig], description="verifier name -> reward; 'exact' needs no entry"
     )
     rollout: RolloutConfig = RolloutConfig()
+    engine: EngineConfig = HfEngineConfig()
+    mismatch: MismatchConfig = MismatchConfig()
     algorithm: AlgorithmConfig = GrpoConfig()
     plateau: PlateauConfig = PlateauConfig()
     critic: Annotated[CriticConfig | None, BeforeValidator(critic_tree)] = None

@@ -22,6 +22,7 @@ from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.evaluate import Success, evaluate
 from critique_rl.loop.interrupts import interrupts_held
 from critique_rl.loop.metrics import critic_metrics, generated_tokens, group_metrics
+from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
@@ -114,6 +115,11 @@ class Trainer:
             self.stopped_because = "feedback used up"
             return
         sampled = generated_tokens(groups) if parts.feedback is None else 0
+        checked = MismatchCheck({}, "")
+        if parts.feedback is None and self.config.engine.kind != "hf":
+            checked = check_mismatch(groups, policy=parts.policy, config=self.config.mismatch)
+        if checked.alarm:
+            parts.tracker.event(step + 1, "mismatch", checked.alarm)
         reviewed = self._critic.collect(step, groups)
         self.progress.critic = self.progress.critic + reviewed.tally
         groups = self._refine_and_teach([*reviewed.groups, *reviewed.late])
@@ -127,7 +133,7 @@ class Trainer:
             self.progress.skipped_steps += not report.applied
             if not report.applied and "gradient norm" in report.reason:
                 parts.tracker.event(step + 1, "skipped", f"the step was skipped: {report.reason}")
-            parts.tracker.log(step + 1, self._metrics(groups, report, reviewed.tally))
+            parts.tracker.log(step + 1, self._metrics(groups, report, reviewed.tally) | dict(checked.figures))
 
     def _collect(self) -> tuple[list[Group], list[GroupState]]:
         """Sample, verify and watch; the critic is sent each plateaued group while others are still being sampled."""

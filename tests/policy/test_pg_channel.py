@@ -84,9 +84,11 @@ def plain_gradient(options: Mapping[str, object], samples: list[TrainSample], re
             pull = {"k1": gap, "k2": gap, "k3": 1 - math.exp(-gap)}[loss.kl_kind]
             entropy = -(logprobs_TV[t].exp() * logprobs_TV[t]).sum()
             term = (-slope + loss.kl_weight * pull) * logp - loss.entropy_weight * entropy
-            total = total + term / {"constant": len(used) * 8, "tokens": tokens, "sequences": len(used) * len(counted)}[
-                loss.normalizer
-            ]
+            total = (
+                total
+                + term
+                / {"constant": len(used) * 8, "tokens": tokens, "sequences": len(used) * len(counted)}[loss.normalizer]
+            )
     return torch.cat([part.flatten() for part in torch.autograd.grad(total, list(model.parameters()))])
 
 
