@@ -28,7 +28,7 @@ from critique_rl.critics.batched import BatchedCritic, Unanswered
 from critique_rl.critics.batches import BatchBackend
 from critique_rl.critics.completion import ChatReply
 from critique_rl.critics.limits import budget_from
-from critique_rl.critics.redaction import Redactor
+from critique_rl.critics.redaction import Redactor, keys_in_environment
 from critique_rl.critics.remote import RemoteCritic
 from critique_rl.errors import ConfigError
 from critique_rl.feedback.batch_spec import BatchSpec
@@ -286,8 +286,7 @@ def _backend(config: RemoteCriticConfig) -> BatchBackend:
 def _redactor(config: RemoteCriticConfig) -> Redactor:
     """Takes out the critic's own key, and with LiteLLM, which picks keys by itself, all that look like keys."""
     own = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
-    others = os.environ.items() if isinstance(config, LiteLLMCriticConfig) else ()
-    return Redactor([own, *(value for name, value in others if name.endswith(("_API_KEY", "_TOKEN", "_SECRET")))])
+    return Redactor([own, *(keys_in_environment() if isinstance(config, LiteLLMCriticConfig) else ())])
 
 
 def _journal(spec: BatchSpec) -> BatchJournal:

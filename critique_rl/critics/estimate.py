@@ -5,16 +5,15 @@ Owns: the sum over rendered prompts and its wording. Must not know: rows, files,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from critique_rl.config.critic import CriticConfig, LiteLLMCriticConfig, OpenAICriticConfig, PanelCriticConfig
 from critique_rl.critics.base import Asker, asker_from
+from critique_rl.critics.limits import estimated_tokens
 from critique_rl.types import CriticRequest
 
 _Remote = OpenAICriticConfig | LiteLLMCriticConfig
-_CHARS_PER_TOKEN = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,7 @@ class Estimator:
         self._requests += 1
         for index, (_, asker) in enumerate(self._remotes):
             messages = asker.messages(request)
-            self._prompt_tokens[index] += sum(math.ceil(len(m.content) / _CHARS_PER_TOKEN) + 4 for m in messages)
+            self._prompt_tokens[index] += estimated_tokens(messages)
 
     def estimate(self, *, source: str, rows: int, asked: int) -> Estimate:
         """The sum so far."""

@@ -13,7 +13,7 @@ from critique_rl.config.critic import LiteLLMCriticConfig
 from critique_rl.critics.batch_files import ENDPOINT
 from critique_rl.critics.batches import ClientBatches, batch_limits
 from critique_rl.critics.litellm_critic import load_litellm
-from critique_rl.critics.redaction import Redactor
+from critique_rl.critics.redaction import Redactor, keys_in_environment
 from critique_rl.errors import CriticSetupError
 from critique_rl.net import LoopThread
 
@@ -92,12 +92,11 @@ def litellm_batches(config: LiteLLMCriticConfig, *, thread: LoopThread | None = 
             f"{', '.join(PROVIDERS)}: leave --mode batch out"
         )
     key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
-    found = [value for name, value in os.environ.items() if name.endswith(("_API_KEY", "_TOKEN", "_SECRET")) and value]
     arguments = {"custom_llm_provider": provider, "api_key": key or None, "api_base": config.base_url}
     return ClientBatches(
         LiteLLMBatchApi(library, {name: value for name, value in arguments.items() if value is not None}),
         limits=batch_limits(config.timeout_s, config.max_attempts, config.retry_after_cap_s),
-        redact=Redactor([key] if key else found),
+        redact=Redactor([key] if key else keys_in_environment()),
         setup_hint=f"check critic.model = {config.model!r} and the provider's key",
         thread=thread,
     )

@@ -22,7 +22,7 @@ from critique_rl.critics.asking import FIRST_ASK, Ask
 from critique_rl.critics.completion import ChatReply, StructuredLadder, read_completion
 from critique_rl.critics.limits import configured_batch_price_usd, configured_price_usd
 from critique_rl.critics.openai_compatible import endpoint_of, quiet_client_logs
-from critique_rl.critics.redaction import Redactor
+from critique_rl.critics.redaction import Redactor, keys_in_environment
 from critique_rl.critics.remote import RemoteCritic
 from critique_rl.critics.sdk_errors import call_failed
 from critique_rl.errors import CriticSetupError
@@ -70,7 +70,7 @@ def litellm_critic(
     """
     library = load_litellm()
     key = _api_key(library, config)
-    redact = Redactor([key] if key else _keys_in_environment())
+    redact = Redactor([key] if key else keys_in_environment())
     transport = LiteLLMTransport(library, config, key=key, redact=redact, extra_arguments=extra_arguments or {})
     if config.max_cost_usd is not None and transport.price_usd(1000, 1000) is None:
         raise CriticSetupError(
@@ -213,7 +213,7 @@ def _api_key(library: _LiteLLM, config: LiteLLMCriticConfig) -> str:
     try:
         library.get_llm_provider(config.model, api_base=config.base_url)
     except openai.OpenAIError as error:
-        said = Redactor(_keys_in_environment()).line(str(error))
+        said = Redactor(keys_in_environment()).line(str(error))
         raise CriticSetupError(
             f"critic.model = {config.model!r} is not a model that LiteLLM knows: write it as provider/model: {said}"
         ) from None
@@ -233,8 +233,3 @@ def _api_key(library: _LiteLLM, config: LiteLLMCriticConfig) -> str:
                 "name the variable with the key in critic.api_key_env"
             )
     return ""
-
-
-def _keys_in_environment() -> list[str]:
-    """LiteLLM picks keys from the environment by itself, so all that look like keys are taken out of what it says."""
-    return [value for name, value in os.environ.items() if name.endswith(("_API_KEY", "_TOKEN", "_SECRET")) and value]

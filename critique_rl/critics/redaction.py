@@ -5,6 +5,7 @@ Owns: what counts as a secret in text. Must not know: where the text goes.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -47,6 +48,11 @@ class Redactor:
         """One line of at most 300 characters without secrets: for reasons and messages."""
         line = " ".join(self.text(text).split())
         return line if len(line) <= _MAX_ERROR_CHARS else line[: _MAX_ERROR_CHARS - 3] + "..."
+
+
+def keys_in_environment() -> list[str]:
+    """LiteLLM picks keys from the environment by itself, so all that look like keys are taken out of what it says."""
+    return [value for name, value in os.environ.items() if name.endswith(("_API_KEY", "_TOKEN", "_SECRET")) and value]
 
 
 def _hide_value(match: re.Match[str]) -> str:

@@ -8,7 +8,6 @@ that cannot be written, stops a run. All state below is touched by the pool's lo
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import replace
@@ -20,7 +19,14 @@ from critique_rl.critics.asking import FIRST_ASK, NO_COST, Ask, Asking, AskLimit
 from critique_rl.critics.base import Asker, ReplyContext, asker_from, bounds_from, failed, read_reply
 from critique_rl.critics.completion import ChatReply, Transport
 from critique_rl.critics.form_watch import FormWatch
-from critique_rl.critics.limits import ask_limits_from, budget_from, limits_from, sampling_of, spent_in
+from critique_rl.critics.limits import (
+    ask_limits_from,
+    budget_from,
+    estimated_tokens,
+    limits_from,
+    sampling_of,
+    spent_in,
+)
 from critique_rl.critics.redaction import Redactor
 from critique_rl.critics.sends import Ended, Sends
 from critique_rl.errors import CriticError, CriticSetupError, CriticTimeoutError, DataError, PromptError
@@ -30,8 +36,6 @@ from critique_rl.feedback.store import Exchange, ExchangeStore, SamplingValue, r
 from critique_rl.net import CallFailed, CallPool, LoopThread, PlannedCall, SpendMeter, Spent
 from critique_rl.types import CriticRequest, Critique, Message, Usage
 
-_CHARS_PER_TOKEN = 3.0
-"""Below any usual tokenizer's average for prose, so that an estimate errs on the expensive side."""
 _REFUSALS_IN_A_ROW = 3
 
 
@@ -331,7 +335,7 @@ class RemoteCritic:
         return {**self._sampling, "max_tokens": ask.max_tokens(self._config.max_tokens)}
 
     def _estimate(self, messages: tuple[Message, ...], ask: Ask, *, batch: bool = False) -> Usage:
-        prompt_tokens = sum(math.ceil(len(message.content) / _CHARS_PER_TOKEN) + 4 for message in messages)
+        prompt_tokens = estimated_tokens(messages)
         completion_tokens = ask.max_tokens(self._config.max_tokens)
         price = self._transport.batch_price_usd if batch else self._transport.price_usd
         return Usage(
