@@ -149,13 +149,28 @@ DISTILLED_K = 20
 """Support size where nothing else is said."""
 
 
+class TeacherServerConfig(Strict):
+    """A vLLM server whose model scores the attempts; it must have the policy's tokenizer."""
+
+    model: str = Field(description="what the server calls its model (--served-model-name)")
+    base_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://", description="without /v1")
+    api_key_env: str = Field(
+        default="VLLM_API_KEY", description="variable that holds the server's key, if it wants one"
+    )
+    max_in_flight: int = Field(default=64, ge=1, description="attempts sent and not yet scored")
+    timeout_s: float = Field(default=600.0, gt=0.0, description="longest wait for one attempt's log-probs")
+
+
 class DistillationConfig(Strict):
     """Directive text as token-level targets: who the teacher is, on which support, with which divergence."""
 
     prompt: str = Field(default="teacher", description="template of the teacher's context: a catalogue name or a path")
-    teacher: Literal["live", "frozen", "ema"] = Field(
-        default="frozen", description="the policy as it is now, as it started, or the slow average of its weights"
+    teacher: Literal["live", "frozen", "ema", "served"] = Field(
+        default="frozen",
+        description="the policy as it is now, as it started, the slow average of its weights, or a model behind a "
+        "vLLM server ([distillation.server])",
     )
+    server: TeacherServerConfig | None = None
     ema_rate: float | None = Field(
         default=None,
         gt=0.0,

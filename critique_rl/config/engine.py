@@ -18,13 +18,25 @@ class HfEngineConfig(Strict):
     kind: Literal["hf"] = "hf"
 
 
+class ContinuousEngineConfig(Strict):
+    """transformers' continuous batching: a sequence that ends makes room for the next one at once."""
+
+    kind: Literal["continuous"]
+    memory_share: float = Field(default=0.5, gt=0.0, le=1.0, description="share of free memory that its cache may take")
+
+
 class VllmEngineConfig(Strict):
     """A vLLM server in a process of its own; docs/engines.md has the command that starts it."""
 
     kind: Literal["vllm"]
     model: str = Field(description="what the server calls its model (--served-model-name)")
     base_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://", description="without /v1")
-    weights_directory: str = Field(description="where weights are written for the server; one run's alone")
+    sync: Literal["reload", "nccl"] = Field(
+        default="reload", description="how weights reach it: through a directory, or from GPU to GPU"
+    )
+    weights_directory: str | None = Field(
+        default=None, description="where weights are written for the server with sync = reload; one run's alone"
+    )
     server_weights_directory: str | None = Field(
         default=None, description="the same directory as the server sees it (None: under the same path)"
     )
@@ -41,7 +53,7 @@ class VllmEngineConfig(Strict):
     )
 
 
-EngineConfig = Annotated[HfEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
+EngineConfig = Annotated[HfEngineConfig | ContinuousEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
 
 
 class MismatchConfig(Strict):

@@ -48,6 +48,16 @@ OPTIONAL = frozenset({"critic", "feedback", "refinement", "distillation", "trust
 """Sections that must not be set where the algorithm reads nothing of them."""
 
 
+class LoraConfig(Strict):
+    """Train low-rank adapters instead of the weights (arXiv 2106.09685); needs the extra "peft"."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0.0, description="the adapters' product is scaled by alpha / rank")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
+        default="all-linear", description="names of the layers that get adapters; all-linear: every one but the head"
+    )
+
+
 class PolicyConfig(Strict):
     """The model to train."""
 
@@ -58,6 +68,10 @@ class PolicyConfig(Strict):
         default="auto", description="compute type; auto: bfloat16 (float32 master weights) on CUDA, float32 on CPU"
     )
     threads: int | None = Field(default=None, ge=1, description="torch threads on the CPU (None: torch's own choice)")
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute each layer in the backward pass: less memory for about a third more time"
+    )
 
 
 class RolloutConfig(Strict):
@@ -154,6 +168,11 @@ def with_loss_defaults(tree: Mapping[str, object]) -> dict[str, object]:
 class OptimizerConfig(Strict):
     """AdamW, one step per batch of rollouts."""
 
+    kind: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        default="adamw",
+        description="how its state is kept: as the weights, in 8 bits, or paged out to the host; all but the first "
+        'need CUDA and the extra "bitsandbytes"',
+    )
     learning_rate: float = Field(default=1e-6, gt=0.0)
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
@@ -162,6 +181,11 @@ class OptimizerConfig(Strict):
     warmup_steps: int = Field(default=0, ge=0)
     micro_batch_tokens: int = Field(
         default=16384, ge=1, description="padded tokens per forward pass; never changes the result"
+    )
+    layout: Literal["auto", "padded", "packed", "prefix"] = Field(
+        default="auto",
+        description="how sequences share a forward pass: padded to the longest, packed end to end, or packed with the "
+        "prompt of several rollouts computed once; auto: packed on CUDA, padded on a CPU; never changes the result",
     )
 
 

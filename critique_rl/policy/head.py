@@ -16,13 +16,14 @@ from critique_rl.ops.fused import HeadTerms, HeadTop, dense_terms, dense_topk, h
 from critique_rl.policy.batching import MicroBatch
 
 
-class ResponseHead:
+class ResponseHead(torch.nn.Module):
     """Reads a micro-batch's response positions; `exact` says whether decoder plus head equal the model's own logits.
 
-    `chunk_bytes`: see `ops.fused.head_terms`.
+    A module, so that what wraps a model for several processes can wrap this. `chunk_bytes`: see `ops.fused.head_terms`.
     """
 
     def __init__(self, model: PreTrainedModel, *, chunk_bytes: int | None = None) -> None:
+        super().__init__()
         self.model = model
         self.chunk_bytes = chunk_bytes
         self.exact = self._short_path_is_exact()
@@ -32,7 +33,7 @@ class ResponseHead:
         """Whether logits come in chunks: not where the head is more than one matmul (LoRA, quantised, hooks)."""
         return self.exact and _is_one_matmul(self._head())
 
-    def terms(
+    def forward(
         self,
         batch: MicroBatch,
         *,

@@ -36,7 +36,7 @@ class Scorer:
         scored: list[Array] = [np.zeros(0)] * len(completions)
         for batch in self._batches(contexts, completions):
             with self.accelerator.autocast():
-                terms = self.head.terms(batch, temperature=self.temperature)
+                terms = self.head(batch, temperature=self.temperature)
             for i, part in zip(batch.rows, terms.logprobs_N.split(batch.lengths), strict=True):
                 scored[i] = _to_numpy(part)
         return scored
@@ -78,7 +78,7 @@ class Scorer:
                 return self.head.topk(batch, k, temperature=self.temperature)
             ids_NK = torch.as_tensor(np.concatenate([s.ids_TK for s in support]), device=batch.response_N.device)
             every_N = torch.arange(len(batch.response_N), device=batch.response_N.device)
-            terms = self.head.terms(batch, temperature=self.temperature, rows_M=every_N, ids_MK=ids_NK)
+            terms = self.head(batch, temperature=self.temperature, rows_M=every_N, ids_MK=ids_NK)
             return HeadTop(terms.logprobs_N, ids_NK, terms.support_MK)
 
     def _batches(self, contexts: Sequence[TokenIds], completions: Sequence[TokenIds]):

@@ -128,7 +128,7 @@ class TwoChannelStep:
             batch_rows = [rows[i] for i in batch.rows]
             taught = directives(batch_rows, self.accelerator.device)
             with self.accelerator.autocast():
-                terms = self.head.terms(
+                terms = self.head(
                     batch,
                     temperature=self.config.temperature,
                     rows_M=None if taught is None else taught.rows_M,

@@ -29,7 +29,7 @@ class Bigram(torch.nn.Module):
             table_VV[token] = torch.tensor(probabilities, dtype=torch.float64).log()
         self.table_VV = torch.nn.Parameter(table_VV)
 
-    def terms(
+    def forward(
         self,
         batch: MicroBatch,
         *,

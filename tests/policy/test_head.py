@@ -71,7 +71,7 @@ def test_capped_or_scaled_logits_take_the_models_own(build: Callable[[float], Pr
 
 
 def read(head: ResponseHead, packed: MicroBatch) -> HeadTerms:
-    return head.terms(
+    return head(
         packed, temperature=0.7, rows_M=torch.tensor([0, 3]), ids_MK=torch.tensor([[5, 6], [7, 8]]), entropy=True
     )
 
