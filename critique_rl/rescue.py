@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -25,10 +24,10 @@ from critique_rl.engines.vllm_server import VllmServerEngine
 from critique_rl.errors import ConfigError, CriticError, DataError
 from critique_rl.feedback.rows import RolloutRow, request_of
 from critique_rl.loop.collect import as_rollout
-from critique_rl.loop.contexts import guided_messages
 from critique_rl.loop.criticize import usable
 from critique_rl.loop.judge import BARE_VERDICT, mean_score
 from critique_rl.loop.parts import Parts
+from critique_rl.loop.second_attempts import Hint, sample_again
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.prompting.catalogue import load_prompt
@@ -267,31 +266,26 @@ def _measured(planned: _Planned, critic: Critic | None, attempts: Attempts, benc
 
 def _second_attempts(rows: Sequence[RolloutRow], directives: Sequence[str], bench: _Bench) -> tuple[Rescues, ...]:
     """What became of each failed attempt; one without a directive gets no second attempt."""
-    parts, config = bench.parts, bench.config
-    counts = [bench.options.samples if text else 0 for text in directives]
-    contexts = [
-        parts.policy.encode(guided_messages(row.task, bench.template, attempt=row.attempt, directive=text))
-        for row, text, count in zip(rows, directives, counts, strict=True)
-        for _ in range(count)
-    ]
-    if not contexts:
-        return tuple(Rescues(0, 0, 0) for _ in rows)
-    completions = iter(
-        parts.engine.generate(
-            contexts,
-            max_tokens=config.rollout.max_tokens,
-            temperature=config.rollout.temperature,
-            seed=derive_seed(config.seed, 0, "rescue"),
+    told = [(row, text) for row, text in zip(rows, directives, strict=True) if text]
+    sampled = iter(
+        sample_again(
+            [Hint(row.task, row.attempt, text) for row, text in told],
+            policy=bench.parts.policy,
+            engine=bench.parts.engine,
+            template=bench.template,
+            rollout=bench.config.rollout,
+            seed=derive_seed(bench.config.seed, 0, "rescue"),
+            times=bench.options.samples,
         )
     )
     found: list[Rescues] = []
-    for row, count in zip(rows, counts, strict=True):
-        sampled = list(islice(completions, count))
+    for row, text in zip(rows, directives, strict=True):
+        seconds = [attempt.completion for attempt in next(sampled)] if text else []
         found.append(
             Rescues(
-                sampled=count,
-                verified=sum(parts.reward.score(row.task, one.text).correct for one in sampled),
-                tokens=sum(len(one.completion_ids) for one in sampled),
+                sampled=len(seconds),
+                verified=sum(bench.parts.reward.score(row.task, one.text).correct for one in seconds),
+                tokens=sum(len(one.completion_ids) for one in seconds),
             )
         )
     return tuple(found)

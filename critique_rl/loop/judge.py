@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import as_rollout
-from critique_rl.loop.contexts import guided_messages
 from critique_rl.loop.criticize import usable
+from critique_rl.loop.second_attempts import Hint, sample_again
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy, Reward, RolloutEngine
 from critique_rl.types import CriticOutcome, Critique, Directive, Evaluative, Group, Refinement, Rollout
@@ -45,26 +45,28 @@ def sample_controls(
 ) -> list[Group]:
     """Attach up to `wanted` second attempts under the bare verdict, one per attempt that the critic answered about."""
     planned = [(g, attempt) for g, group in enumerate(groups) for attempt in _answered_about(group)][:wanted]
-    if not planned:
-        return list(groups)
-    contexts = [
-        policy.encode(guided_messages(groups[g].task, template, attempt=attempt.text, directive=BARE_VERDICT))
-        for g, attempt in planned
-    ]
-    completions = engine.generate(contexts, max_tokens=rollout.max_tokens, temperature=rollout.temperature, seed=seed)
+    sampled = sample_again(
+        [Hint(groups[g].task, attempt.text, BARE_VERDICT) for g, attempt in planned],
+        policy=policy,
+        engine=engine,
+        template=template,
+        rollout=rollout,
+        seed=seed,
+    )
     found: dict[int, list[Refinement]] = {}
-    for n, ((g, attempt), context, completion) in enumerate(zip(planned, contexts, completions, strict=True)):
+    for n, ((g, attempt), attempts) in enumerate(zip(planned, sampled, strict=True)):
         task = groups[g].task
-        sampled = as_rollout(f"{step}/{task.id}/control-{n}", task, context, completion, policy.version)
-        found.setdefault(g, []).append(
-            Refinement(
-                attempt_id=attempt.id,
-                critique=_bare_critique(attempt),
-                rollout=sampled,
-                score=reward.score(task, sampled.text),
-                rejected="control",
+        for context, completion in attempts:
+            second = as_rollout(f"{step}/{task.id}/control-{n}", task, context, completion, policy.version)
+            found.setdefault(g, []).append(
+                Refinement(
+                    attempt_id=attempt.id,
+                    critique=_bare_critique(attempt),
+                    rollout=second,
+                    score=reward.score(task, second.text),
+                    rejected="control",
+                )
             )
-        )
     return [replace(group, controls=tuple(found.get(g, ()))) for g, group in enumerate(groups)]
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from critique_rl.config.algorithm import RefinementConfig
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import as_rollout
-from critique_rl.loop.contexts import context_budget, fitting_messages
 from critique_rl.loop.criticize import usable
+from critique_rl.loop.second_attempts import Hint, sample_again
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy, Reward, RolloutEngine
-from critique_rl.types import Critique, Group, Refinement, Rollout, TokenIds
+from critique_rl.types import Group, Refinement, Rollout
 
 
 def refine(
@@ -32,39 +32,33 @@ def refine(
     step: int,
     seed: int,
 ) -> list[Group]:
-    """Attach verified and filtered refinements to every group that has a usable critique.
-
-    An attempt too long for the policy's context is shown without its middle; where even that does not fit, it gets no
-    refinement.
-    """
-    budget = context_budget(policy, completion_tokens=rollout.max_tokens)
-    planned: list[tuple[int, Rollout, Critique]] = []
-    contexts: list[TokenIds] = []
-    for g, group in enumerate(groups):
-        for attempt in _attempts(group)[: config.max_attempts]:
-            critique = group.critiques[attempt.id]
-            fitted = fitting_messages(
-                group.task,
-                template,
-                attempt=attempt.text,
-                directive=critique.directive_text,
-                encode=policy.encode,
-                max_tokens=budget,
-            )
-            if fitted is not None:
-                planned += [(g, attempt, critique)] * config.per_attempt
-                contexts += [fitted.ids] * config.per_attempt
-    if not planned:
-        return list(groups)
-    completions = engine.generate(contexts, max_tokens=rollout.max_tokens, temperature=rollout.temperature, seed=seed)
+    """Attach verified and filtered refinements to every group that has a usable critique."""
+    planned = [(g, attempt) for g, group in enumerate(groups) for attempt in _attempts(group)[: config.max_attempts]]
+    critiques = [groups[g].critiques[attempt.id] for g, attempt in planned]
+    sampled = sample_again(
+        [
+            Hint(groups[g].task, attempt.text, critique.directive_text)
+            for (g, attempt), critique in zip(planned, critiques, strict=True)
+        ],
+        policy=policy,
+        engine=engine,
+        template=template,
+        rollout=rollout,
+        seed=seed,
+        times=config.per_attempt,
+    )
     found: dict[int, list[Refinement]] = {}
-    for n, ((g, attempt, critique), context, completion) in enumerate(zip(planned, contexts, completions, strict=True)):
+    count = 0
+    for (g, attempt), critique, attempts in zip(planned, critiques, sampled, strict=True):
         task = groups[g].task
-        sampled = as_rollout(f"{step}/{task.id}/refinement-{n}", task, context, completion, policy.version)
-        candidate = Refinement(
-            attempt_id=attempt.id, critique=critique, rollout=sampled, score=reward.score(task, sampled.text)
-        )
-        found.setdefault(g, []).append(replace(candidate, rejected=_fault(candidate, config)))
+        for context, completion in attempts:
+            second = as_rollout(f"{step}/{task.id}/refinement-{count}", task, context, completion, policy.version)
+            score = reward.score(task, second.text)
+            candidate = Refinement(attempt_id=attempt.id, critique=critique, rollout=second, score=score)
+            found.setdefault(g, []).append(replace(candidate, rejected=_fault(candidate, config)))
+            count += 1
+    if not found:
+        return list(groups)
     scored = _with_bare_logprobs(groups, found, policy)
     return [
         replace(group, refinements=_select(scored[g], config)) if g in scored else group
