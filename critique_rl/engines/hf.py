@@ -1,26 +1,39 @@
 """Sampling with transformers' own `generate`, in batches of bounded size.
 
-Owns: seeds, padding side, end tokens and the behaviour log-probs. Must not know: tasks, rewards, training.
+Owns: padding side, end tokens and the behaviour log-probs. Must not know: tasks, rewards, training.
 Trap: `generate` fills every option that is left unset from the model's generation config (top-p, repetition penalty and
 more); behaviour log-probs are only right without them, so that config is set aside while sampling.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 from accelerate import Accelerator
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from critique_rl.engines.draws import draw, row_uniforms
+from critique_rl.errors import ModelError
 from critique_rl.ops.logprobs import token_logprobs
-from critique_rl.types import Completion, TokenIds
+from critique_rl.types import Array, Completion, TokenIds
 
 
 class HFEngine:
-    """`protocols.RolloutEngine` that samples from the very weights that are trained."""
+    """`protocols.RolloutEngine` that samples from the very weights that are trained.
+
+    A completion depends on its prompt, the seed and its place in the call alone: not on `batch_size`, and not on the
+    rows beside it, up to the rounding of the model's own logits.
+    """
 
     def __init__(
         self,
@@ -39,7 +52,6 @@ class HFEngine:
         self.pad_id = pad_id
         self.batch_size = batch_size
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[TokenIds],
@@ -51,59 +63,77 @@ class HFEngine:
     ) -> list[Completion]:
         """One completion per prompt; temperature 0 is greedy. `on_done` hears of a batch's completions when it ends.
 
-        Leaves the global random state as it was; `on_done` must draw nothing from it.
+        Raises ModelError for logits that are not finite. Leaves the global random state alone.
+        """
+        return self.generate_rows(
+            prompts, range(len(prompts)), max_tokens=max_tokens, temperature=temperature, seed=seed, on_done=on_done
+        )
+
+    @torch.no_grad()
+    def generate_rows(
+        self,
+        prompts: Sequence[TokenIds],
+        indices: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        on_done: Callable[[int, Completion], None] | None = None,
+    ) -> list[Completion]:
+        """`generate` for some rows of a larger call: `indices[i]` is the place of `prompts[i]` in the whole call.
+
+        Processes that share a call out give the completions that one process would. `on_done(i, completion)` counts
+        i as `prompts` does. Raises ModelError for logits that are not finite.
         """
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        uniforms_NT = row_uniforms(seed, indices, max_tokens if temperature > 0 else 0)
         done: dict[int, Completion] = {}
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                completions = self._sample([prompts[i] for i in rows], max_tokens, temperature)
-                done.update(zip(rows, completions, strict=True))
-                if on_done is not None:
-                    for i in sorted(rows):
-                        on_done(i, done[i])
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            completions = self._sample([prompts[i] for i in rows], uniforms_NT[rows], max_tokens, temperature)
+            done.update(zip(rows, completions, strict=True))
+            if on_done is not None:
+                for i in sorted(rows):
+                    on_done(i, done[i])
         return [done[i] for i in range(len(prompts))]
 
-    def _sample(self, prompts: list[TokenIds], max_tokens: int, temperature: float) -> list[Completion]:
+    def _sample(
+        self, prompts: list[TokenIds], uniforms_BT: Array, max_tokens: int, temperature: float
+    ) -> list[Completion]:
         width = max(len(p) for p in prompts)
         ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
         attention = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
             attention[row, width - len(prompt) :] = 1
+        device = self.model.device
+        chooser = _Chooser(
+            torch.from_numpy(uniforms_BT).to(device),
+            width,
+            temperature,
+            torch.promote_types(torch.float32, self.model.dtype),
+        )
         with self._own_defaults_aside(), self.accelerator.autocast():
-            output = self.model.generate(  # pyright: ignore[reportCallIssue]
-                input_ids=ids.to(self.model.device),
-                attention_mask=attention.to(self.model.device),
-                generation_config=self._options(max_tokens, temperature),
+            sequences_BT = cast(
+                torch.Tensor,
+                self.model.generate(  # pyright: ignore[reportCallIssue]
+                    input_ids=ids.to(device),
+                    attention_mask=attention.to(device),
+                    generation_config=GenerationConfig(
+                        max_new_tokens=max_tokens,
+                        eos_token_id=list(self.end_ids),
+                        pad_token_id=self.pad_id,
+                        do_sample=False,
+                    ),
+                    logits_processor=LogitsProcessorList([chooser]),
+                ),
             )
-        sampled_BT = cast(torch.Tensor, output.sequences)[:, width:]
-        # `generate` hands out float32 logits; in a float64 run all that is made of them is float64 again.
-        wide = torch.promote_types(torch.float32, self.model.dtype)
-        steps = [logits_BV.to(wide) for logits_BV in cast("tuple[torch.Tensor, ...]", output.logits)]
-        logprobs_BT = torch.stack(
-            [
-                token_logprobs(logits_BV, sampled_BT[:, t], temperature=temperature if temperature > 0 else 1.0)
-                for t, logits_BV in enumerate(steps)
-            ],
-            dim=1,
-        )
-        return [self._cut(*row) for row in zip(sampled_BT.tolist(), logprobs_BT.tolist(), strict=True)]
-
-    def _options(self, max_tokens: int, temperature: float) -> GenerationConfig:
-        # Sampling options of a greedy search are refused with a warning.
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        return GenerationConfig(
-            max_new_tokens=max_tokens,
-            eos_token_id=list(self.end_ids),
-            pad_token_id=self.pad_id,
-            output_logits=True,
-            return_dict_in_generate=True,
-            **(sampling if temperature > 0 else {"do_sample": False}),
-        )
+        sampled_BT = sequences_BT[:, width:].tolist()
+        logprobs_BT = torch.stack(chooser.logprobs, dim=1).tolist()
+        return [
+            as_completion(ids_T, logprobs_T, self.end_ids, self.tokenizer)
+            for ids_T, logprobs_T in zip(sampled_BT, logprobs_BT, strict=True)
+        ]
 
     @contextmanager
     def _own_defaults_aside(self) -> Generator[None]:
@@ -114,14 +144,42 @@ class HFEngine:
         finally:
             self.model.generation_config = own
 
-    def _cut(self, ids: list[int], logprobs: list[float]) -> Completion:
-        """Keep ids up to and including the first end token: whatever follows is padding."""
-        end = next((t for t, token in enumerate(ids) if token in self.end_ids), None)
-        length = len(ids) if end is None else end + 1
-        text = cast(str, self.tokenizer.decode(ids[:length], skip_special_tokens=True))
-        return Completion(
-            completion_ids=tuple(ids[:length]),
-            behaviour_logprobs=tuple(logprobs[:length]),
-            text=text,
-            finished=end is not None,
+
+class _Chooser(LogitsProcessor):
+    """Leaves `generate`'s arg max one id to find: the one that is drawn. Keeps its log-prob, and no logits."""
+
+    def __init__(self, uniforms_BT: torch.Tensor, width: int, temperature: float, wide: torch.dtype) -> None:
+        self.uniforms_BT = uniforms_BT
+        self.width = width
+        self.temperature = temperature
+        self.wide = wide
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # `generate` hands out float32 logits; in a float64 run all that is made of them is float64 again.
+        logits_BV = scores.to(self.wide)
+        greedy = self.temperature == 0.0
+        uniforms_B = self.uniforms_BT.new_zeros(()) if greedy else self.uniforms_BT[:, input_ids.shape[1] - self.width]
+        ids_B = draw(logits_BV, uniforms_B, temperature=self.temperature)
+        self.logprobs.append(token_logprobs(logits_BV, ids_B, temperature=1.0 if greedy else self.temperature))
+        only_BV = torch.zeros_like(scores)
+        return only_BV.scatter_(1, ids_B.unsqueeze(-1), 1.0)
+
+
+def as_completion(
+    ids: Sequence[int], logprobs: Sequence[float], end_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> Completion:
+    """Keep ids up to and including the first end token: whatever follows is padding. Raises ModelError."""
+    end = next((t for t, token in enumerate(ids) if token in end_ids), None)
+    length = len(ids) if end is None else end + 1
+    if not all(map(math.isfinite, logprobs[:length])):
+        raise ModelError(
+            "engine: the policy's logits are not finite, so nothing can be sampled from it; resume from an earlier "
+            "checkpoint, with a lower optimizer.learning_rate"
         )
+    return Completion(
+        completion_ids=tuple(ids[:length]),
+        behaviour_logprobs=tuple(logprobs[:length]),
+        text=cast(str, tokenizer.decode(list(ids[:length]), skip_special_tokens=True)),
+        finished=end is not None,
+    )

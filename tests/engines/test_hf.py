@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from critique_rl.errors import ModelError
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.types import Completion, TokenIds
 from tests.tiny import EOS, V, step_config, tiny_engine, tiny_policy
@@ -86,6 +87,62 @@ def test_greedy_does_not_depend_on_batch_or_seed(batch_size: int) -> None:
     assert [c.completion_ids for c in parts] == [c.completion_ids for c in whole]
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one.behaviour_logprobs, other.behaviour_logprobs, atol=2e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_completion_does_not_depend_on_the_batch(temperature: float, batch_size: int) -> None:
+    policy = tiny_policy()  # in float64, so that logits do not depend on it either
+    whole = tiny_engine(policy, end_ids=ENDS, batch_size=99).generate(
+        PROMPTS, max_tokens=6, temperature=temperature, seed=4
+    )
+    parts = tiny_engine(policy, end_ids=ENDS, batch_size=batch_size).generate(
+        PROMPTS, max_tokens=6, temperature=temperature, seed=4
+    )
+    assert [(c.completion_ids, c.text, c.finished) for c in parts] == [
+        (c.completion_ids, c.text, c.finished) for c in whole
+    ]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one.behaviour_logprobs, other.behaviour_logprobs, atol=2e-6)
+
+
+@pytest.mark.parametrize("shares", [[[0, 2, 4], [1, 3, 5]], [[5, 1, 0], [4], [], [3, 2]]])
+def test_processes_that_share_a_call_out_give_what_one_gives(shares: list[list[int]]) -> None:
+    engine = tiny_engine(tiny_policy(), end_ids=ENDS, batch_size=2)
+    whole = engine.generate(PROMPTS, max_tokens=6, temperature=1.0, seed=4)
+    for share in shares:
+        told: dict[int, TokenIds] = {}
+        part = engine.generate_rows(
+            [PROMPTS[i] for i in share],
+            share,
+            max_tokens=6,
+            temperature=1.0,
+            seed=4,
+            on_done=lambda i, c, told=told: told.update({i: c.completion_ids}),
+        )
+        assert [c.completion_ids for c in part] == [whole[i].completion_ids for i in share]
+        assert told == {n: c.completion_ids for n, c in enumerate(part)}  # counted as the share's prompts are
+
+
+def test_equal_prompts_get_draws_of_their_own() -> None:
+    engine = tiny_engine(tiny_policy())
+    drawn = engine.generate([(4, 5)] * 30, max_tokens=4, temperature=1.0, seed=0)
+    assert len({c.completion_ids for c in drawn}) > 20
+
+
+def test_a_shorter_limit_cuts_the_same_completion() -> None:
+    engine = tiny_engine(tiny_policy(), end_ids=ENDS)
+    long, short = (engine.generate(PROMPTS, max_tokens=n, temperature=1.0, seed=0) for n in (6, 3))
+    assert [c.completion_ids[:3] for c in long] == [c.completion_ids for c in short]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite(temperature: float) -> None:
+    policy = tiny_policy()
+    with torch.no_grad():
+        next(policy.model.lm_head.parameters()).fill_(torch.nan)  # pyright: ignore
+    with pytest.raises(ModelError, match=r"logits are not finite.*resume from an earlier checkpoint"):
+        tiny_engine(policy).generate(PROMPTS, max_tokens=3, temperature=temperature, seed=0)
 
 
 def test_a_seed_decides_and_the_global_random_state_is_left_alone() -> None:
