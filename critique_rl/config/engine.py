@@ -32,7 +32,8 @@ class VllmEngineConfig(Strict):
     model: str = Field(description="what the server calls its model (--served-model-name)")
     base_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://", description="without /v1")
     sync: Literal["reload", "nccl"] = Field(
-        default="reload", description="how weights reach it: through a directory, or from GPU to GPU"
+        default="reload",
+        description="how weights reach it: reload, through a directory; nccl, from GPU to GPU (extra nccl)",
     )
     weights_directory: str | None = Field(
         default=None, description="where weights are written for the server with sync = reload; one run's alone"
@@ -44,13 +45,29 @@ class VllmEngineConfig(Strict):
         default="VLLM_API_KEY", description="variable that holds the server's key, if it wants one"
     )
     max_in_flight: int = Field(default=256, ge=1, description="prompts sent and not yet answered")
-    timeout_s: float = Field(default=600.0, gt=0.0, description="longest wait for one completion or one reload")
+    timeout_s: float = Field(
+        default=600.0, gt=0.0, description="longest wait for one completion, one reload or one message of a transfer"
+    )
     restart_wait_s: float = Field(default=600.0, gt=0.0, description="longest wait for a server that went away")
     max_restarts: int = Field(default=3, ge=0, description="how often the server may go away within one batch")
     probe_tokens: int = Field(default=16, ge=1, description="tokens per probe that prove equal weights after each sync")
     probe_tolerance: float = Field(
         default=0.05, gt=0.0, description="largest mean |trainer - server| log-prob of the probes (nats/token)"
     )
+
+    @model_validator(mode="after")
+    def _weights_have_one_way(self) -> VllmEngineConfig:
+        if self.sync == "reload" and self.weights_directory is None:
+            raise ValueError(
+                'sync = "reload" needs weights_directory, a directory that the server sees, too; name one, or set '
+                'sync = "nccl" where both have GPUs'
+            )
+        unread = [key for key in ("weights_directory", "server_weights_directory") if getattr(self, key) is not None]
+        if self.sync == "nccl" and unread:
+            raise ValueError(
+                f'{unread[0]} has no effect with sync = "nccl", which writes nothing; remove it, or set sync = "reload"'
+            )
+        return self
 
 
 EngineConfig = Annotated[HfEngineConfig | ContinuousEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
