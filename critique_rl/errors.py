@@ -5,6 +5,7 @@
     ├── DataError (ValueError)              a row of a data set, with its file and line
     ├── PromptError (ValueError)            a template, its header, or its inputs
     ├── ModelError (OSError)                a policy that cannot be found or loaded
+    ├── EngineError (OSError)               a server that stays away, refuses, or holds other weights than it should
     ├── CheckpointError (OSError)           a checkpoint that cannot be written or read
     ├── MissingExtraError (ImportError)     an optional dependency, with the exact install command
     └── CriticError (RuntimeError)          a critic call that ended without a usable reply
@@ -39,6 +40,10 @@ class PromptError(CritiqueRLError, ValueError):
 
 class ModelError(CritiqueRLError, OSError):
     """A policy or tokenizer that cannot be loaded."""
+
+
+class EngineError(CritiqueRLError, OSError):
+    """A server that samples or scores for the run cannot be used; the step was not counted, and the run resumes."""
 
 
 class CheckpointError(CritiqueRLError, OSError):

@@ -8,6 +8,7 @@ without that head leaves the copy as it was, without an error. Therefore the hea
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import uuid
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 
 from critique_rl.engines.vllm_http import VllmServer
 from critique_rl.errors import CheckpointError
+from critique_rl.ops.low_rank import adapted_layers, merged_weights
 
 _HEAD_FILE = "head.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -30,7 +32,11 @@ class WeightSync(Protocol):
     """Brings the weights of the moment to a server."""
 
     def push(self, version: int) -> str:
-        """Give the server the present weights; the label that it now states. Raises ModelError, ServerGone."""
+        """Give the server the present weights; the label that it now states. Raises EngineError, ServerGone."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what a push keeps for the next one."""
         ...
 
 
@@ -56,7 +62,7 @@ class ReloadSync:
         self._written: Path | None = None
 
     def push(self, version: int) -> str:
-        """Write, rename, reload. Raises CheckpointError if nothing can be written, ModelError, ServerGone."""
+        """Write, rename, reload. Raises CheckpointError if nothing can be written, EngineError, ServerGone."""
         self._pushes += 1
         label = f"{self._run}.{version}.{self._pushes}"
         unfinished, whole = self._directory / f".{label}", self._directory / label
@@ -78,10 +84,20 @@ class ReloadSync:
                 shutil.rmtree(previous, ignore_errors=True)
         return label
 
+    def close(self) -> None:
+        """Nothing: the newest checkpoint stays, for a server that is started again."""
+
 
 def write_checkpoint(model: PreTrainedModel, directory: Path) -> None:
-    """Save a model that a server can reload: with its output head, even if that is the embedding."""
-    model.save_pretrained(directory)
+    """Save a whole model that a server can reload: adapters merged in, and with its output head, even if that is the
+    embedding. The live model is left as it is."""
+    if adapted_layers(model):
+        # Beside its adapters transformers would save nothing. A second object over the same modules does not know them.
+        whole = copy.copy(model)
+        whole._hf_peft_config_loaded = False  # pyright: ignore[reportPrivateUsage]
+        whole.save_pretrained(directory, state_dict=dict(merged_weights(model, device=torch.device("cpu"))))
+    else:
+        model.save_pretrained(directory)
     head = model.get_output_embeddings()
     embedding = model.get_input_embeddings()
     if head is None or getattr(head, "weight", None) is not getattr(embedding, "weight", None):

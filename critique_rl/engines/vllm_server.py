@@ -18,10 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from critique_rl.config.engine import VllmEngineConfig
+from critique_rl.engines.nccl_sync import NamedWeights, nccl_sync
 from critique_rl.engines.sync import ReloadSync, WeightSync
-from critique_rl.engines.vllm_http import WAYS_OUT, Sampled, ServerGone, VllmServer
-from critique_rl.errors import ConfigError, CriticError, CriticMalformedError, CriticSetupError, ModelError
+from critique_rl.engines.vllm_connection import WAYS_OUT, ServerGone
+from critique_rl.engines.vllm_http import Sampled, VllmServer
+from critique_rl.errors import ConfigError, CriticError, CriticMalformedError, CriticSetupError, EngineError
 from critique_rl.net import Budget, CallFailed, CallLimits, CallPool, CallResult, PlannedCall, SpendMeter
 from critique_rl.stats.mismatch import logprob_mismatch
 from critique_rl.types import Array, Completion, Message, TokenIds
@@ -90,37 +94,33 @@ class VllmServerEngine:
         """One completion per prompt, each with a seed of its own; temperature 0 is greedy.
 
         Equal seeds give equal completions as far as the server's arithmetic does not depend on what it batches.
-        Raises ModelError: the server stayed away, refuses, or does not hold the trainer's weights.
+        Raises EngineError: the server stayed away, refuses, or does not hold the trainer's weights.
         """
         if 0 < temperature < _COLDEST:
             raise ConfigError(
                 f"temperature = {temperature:g}: vLLM samples no colder than {_COLDEST:g}; set 0 for greedy"
             )
         done: dict[int, Completion] = {}
-        gone: ServerGone | None = None
-        for attempt in range(self._config.max_restarts + 1):
-            if attempt:
-                self._server.wait_until_up(self._config.restart_wait_s, self._poll_s)
-            try:
-                self.sync_weights()
-                left = {i: prompt for i, prompt in enumerate(prompts) if i not in done}
-                with closing(self._sample(left, max_tokens, temperature, seed)) as arriving:
-                    for i, completion in arriving:
-                        done[i] = completion
-                        if on_done is not None:
-                            on_done(i, completion)
-                return [done[i] for i in range(len(prompts))]
-            except ServerGone as error:
-                gone = error
-        raise ModelError(
-            f"engine: the server at {self._server.address} went away {self._config.max_restarts + 1} times within one "
-            f"batch ({gone}); see its log, then resume the run"
+
+        def sample_the_rest() -> None:
+            self.sync_weights()
+            left = {i: prompt for i, prompt in enumerate(prompts) if i not in done}
+            with closing(self._sample(left, max_tokens, temperature, seed)) as arriving:
+                for i, completion in arriving:
+                    done[i] = completion
+                    if on_done is not None:
+                        on_done(i, completion)
+
+        limits = self._config
+        self._server.outlive(
+            sample_the_rest, restarts=limits.max_restarts, wait_s=limits.restart_wait_s, poll_s=self._poll_s
         )
+        return [done[i] for i in range(len(prompts))]
 
     def sync_weights(self) -> None:
         """Push the trainer's weights if the server does not hold them, and prove that it does.
 
-        Raises ModelError, CheckpointError, ServerGone.
+        Raises EngineError, CheckpointError, ServerGone.
         """
         version = self._policy.version
         if self._label and version == self._version and self._server.weight_label() == self._label:
@@ -137,10 +137,13 @@ class VllmServerEngine:
 
     def close(self) -> None:
         """Drop what is in flight and close the connections."""
-        self._pool.close(self._server.close)
+        try:
+            self._sync.close()
+        finally:
+            self._pool.close(self._server.close)
 
     def _prove(self, version: int) -> None:
-        """Sample a little and score it with the trainer. Raises ModelError if the two disagree."""
+        """Sample a little and score it with the trainer. Raises EngineError if the two disagree."""
         prompts = dict(enumerate(self._policy.encode([Message(role="user", content=text)]) for text in _PROBES))
         sampled = dict(self._sample(prompts, self._config.probe_tokens, self._temperature, version))
         rows = [(prompts[i], sampled[i]) for i in prompts]
@@ -152,7 +155,7 @@ class VllmServerEngine:
         if not found.mean <= limit:
             ours = sum(float(logprobs_T.sum()) for logprobs_T in trainer) / found.tokens
             theirs = ours - found.bias
-            raise ModelError(
+            raise EngineError(
                 f"engine: after the sync of version {version} the server at {self._server.address} does not hold the "
                 f"trainer's weights: over {found.tokens} probe tokens the mean log-prob is {ours:.4f} here and "
                 f"{theirs:.4f} there, mean |difference| {found.mean:.4g}, at most {limit:g} allowed "
@@ -162,7 +165,7 @@ class VllmServerEngine:
     def _sample(
         self, prompts: Mapping[int, TokenIds], max_tokens: int, temperature: float, seed: int
     ) -> Generator[tuple[int, Completion]]:
-        """Completions as they arrive; the others end in ServerGone once all have ended. Raises ModelError at once."""
+        """Completions as they arrive; the others end in ServerGone once all have ended. Raises EngineError at once."""
         ready: queue.SimpleQueue[tuple[int, Future[CallResult[Sampled]]]] = queue.SimpleQueue()
         sent: list[Future[CallResult[Sampled]]] = []
         gone: ServerGone | None = None
@@ -179,7 +182,7 @@ class VllmServerEngine:
                 if result.answer is not None:
                     yield i, self._completion(result.answer)
                 elif isinstance(result.error, CriticSetupError | CriticMalformedError):
-                    raise ModelError(f"engine: the server at {self._server.address}: {result.error} ({WAYS_OUT})")
+                    raise EngineError(f"engine: the server at {self._server.address}: {result.error} ({WAYS_OUT})")
                 else:
                     gone = ServerGone(str(result.error))
         finally:
@@ -242,9 +245,15 @@ def vllm_engine(
     *,
     end_ids: Sequence[int],
     temperature: float,
+    named_weights: NamedWeights | None = None,
+    device: torch.device | None = None,
     poll_s: float = 1.0,
 ) -> VllmServerEngine:
-    """The engine of a run file. `save` writes a checkpoint of the whole policy (`engines.sync.write_checkpoint`)."""
+    """The engine of a run file. `save` writes a checkpoint of the whole policy (`engines.sync.write_checkpoint`).
+
+    `named_weights` gives the same weights one by one on `device` (`engines.nccl_sync.model_weights`): `sync = "nccl"`.
+    Raises MissingExtraError, ConfigError.
+    """
     server = VllmServer(
         config.base_url,
         config.model,
@@ -252,9 +261,14 @@ def vllm_engine(
         timeout_s=config.timeout_s,
         max_in_flight=config.max_in_flight,
     )
-    sync = ReloadSync(
-        server, save, directory=Path(config.weights_directory), server_directory=config.server_weights_directory
-    )
+    if config.sync == "nccl":
+        assert named_weights is not None and device is not None
+        sync: WeightSync = nccl_sync(server, named_weights, device=device, timeout_s=config.timeout_s)
+    else:
+        assert config.weights_directory is not None
+        sync = ReloadSync(
+            server, save, directory=Path(config.weights_directory), server_directory=config.server_weights_directory
+        )
     return VllmServerEngine(server, sync, policy, config, end_ids=end_ids, temperature=temperature, poll_s=poll_s)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from critique_rl.config.engine import MismatchConfig
-from critique_rl.errors import ModelError
+from critique_rl.errors import EngineError
 from critique_rl.protocols import Policy
 from critique_rl.stats.mismatch import judge_mismatch, logprob_mismatch
 from critique_rl.types import Group
@@ -23,7 +23,7 @@ class MismatchCheck(NamedTuple):
 
 
 def check_mismatch(groups: Sequence[Group], *, policy: Policy, config: MismatchConfig) -> MismatchCheck:
-    """Re-score this step's rollouts under the policy that sampled them. Raises ModelError above `config.abort`."""
+    """Re-score this step's rollouts under the policy that sampled them. Raises EngineError above `config.abort`."""
     rollouts = [r for group in groups if not group.late for r in group.rollouts]
     scored = policy.logprobs([r.prompt_ids for r in rollouts], [r.completion_ids for r in rollouts])
     found = logprob_mismatch(scored, [r.behaviour_logprobs for r in rollouts])
@@ -35,7 +35,7 @@ def check_mismatch(groups: Sequence[Group], *, policy: Policy, config: MismatchC
         f"(largest {found.worst:.3g}, {found.tokens} tokens)"
     )
     if verdict == "abort":
-        raise ModelError(
+        raise EngineError(
             f"engine: {said}; mismatch.abort = {config.abort:g}. The step was not trained: give trainer and server "
             "the same compute type, or see whether the server holds the run's weights, then resume"
         )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from critique_rl.config.engine import VllmEngineConfig
 from critique_rl.engines.sync import ReloadSync, write_checkpoint
 from critique_rl.engines.vllm_http import VllmServer
-from critique_rl.errors import CheckpointError, ModelError
+from critique_rl.errors import CheckpointError, EngineError
 from tests.engines.test_vllm_server import running
 from tests.servers.vllm import WEIGHTS_FILE, FakeVllm, Trouble
 from tests.tiny import tiny_model
@@ -67,13 +67,13 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
 def test_a_server_that_keeps_old_weights_is_found_out_with_both_numbers(tmp_path: Path) -> None:
     # trainer: -1.5 * (1 + i % 3), server: -1.0 * (1 + i % 3), so the server's mean is two thirds of the trainer's
     with running(tmp_path, Trouble(ignores_reload=True)) as (engine, _, _):
-        with pytest.raises(ModelError, match="does not hold the trainer's weights") as caught:
+        with pytest.raises(EngineError, match="does not hold the trainer's weights") as caught:
             engine.sync_weights()
         words = str(caught.value).split()
         ours = float(words[words.index("here") - 1])
         theirs = float(words[words.index("there,") - 1])
         assert theirs == pytest.approx(2 * ours / 3, abs=1e-4)
-        with pytest.raises(ModelError):  # a failed proof is not taken for a finished sync
+        with pytest.raises(EngineError):  # a failed proof is not taken for a finished sync
             engine.sync_weights()
 
 
@@ -83,7 +83,7 @@ def test_the_tolerance_is_the_configs(tmp_path: Path, tolerance: float, holds: b
         if holds:
             engine.sync_weights()
         else:
-            with pytest.raises(ModelError, match=r"at most 0\.1 allowed"):
+            with pytest.raises(EngineError, match=r"at most 0\.1 allowed"):
                 engine.sync_weights()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from critique_rl.config.engine import VllmEngineConfig
 from critique_rl.engines.vllm_server import VllmServerEngine, request_seed, vllm_engine
-from critique_rl.errors import ConfigError, ModelError
+from critique_rl.errors import ConfigError, EngineError
 from critique_rl.types import Array, Completion, Message, TokenIds
 from tests.servers.vllm import BASE_SCALE, END, WEIGHTS_FILE, FakeVllm, Trouble, logprob, sample
 
@@ -178,13 +178,13 @@ def test_completions_of_a_server_that_restarted_unseen_are_not_used(tmp_path: Pa
 
 def test_a_server_that_stays_away_is_one_clear_error(tmp_path: Path) -> None:
     trouble = Trouble(dies_after=3, looks_down=10**6)
-    said = pytest.raises(ModelError, match=r"no healthy server at 127.0.0.1:\d+ for 0.05 s; start it and resume")
+    said = pytest.raises(EngineError, match=r"no healthy server at 127.0.0.1:\d+ for 0.05 s; start it and resume")
     with running(tmp_path, trouble, restart_wait_s=0.05) as (engine, _, _), said:
         generate(engine)
 
 
 def test_a_server_that_dies_too_often(tmp_path: Path) -> None:
-    said = pytest.raises(ModelError, match="went away 1 times within one batch")
+    said = pytest.raises(EngineError, match="went away 1 times within one batch")
     with running(tmp_path, Trouble(dies_after=3), max_restarts=0) as (engine, _, _), said:
         generate(engine)
 
@@ -214,13 +214,13 @@ def test_a_server_that_dies_too_often(tmp_path: Path) -> None:
     ],
 )
 def test_a_server_that_cannot_be_used_is_told_at_once(tmp_path: Path, trouble: Trouble, said: str) -> None:
-    with running(tmp_path, trouble) as (engine, _, _), pytest.raises(ModelError, match=said):
+    with running(tmp_path, trouble) as (engine, _, _), pytest.raises(EngineError, match=said):
         generate(engine)
 
 
 def test_aborted_completions_are_asked_for_again(tmp_path: Path) -> None:
     with running(tmp_path, Trouble(answer={"finish_reason": "abort"}), max_restarts=0) as (engine, fake, _):
-        with pytest.raises(ModelError, match="ended a completion with 'abort'"):
+        with pytest.raises(EngineError, match="ended a completion with 'abort'"):
             generate(engine)
         assert len(fake.asked("/inference/v1/generate")) == 6  # two probes, three sends each
 
@@ -228,7 +228,7 @@ def test_aborted_completions_are_asked_for_again(tmp_path: Path) -> None:
 def test_the_key_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     with running(tmp_path, Trouble(refuses=(401, f"bad key {KEY}"))) as (engine, fake, _):
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises(EngineError) as caught:
             generate(engine)
         assert set(fake.headers) == {f"Bearer {KEY}"}
     assert KEY not in str(caught.value) and KEY not in repr(engine)

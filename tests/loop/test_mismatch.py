@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from critique_rl.config.engine import MismatchConfig
-from critique_rl.errors import ModelError
+from critique_rl.errors import EngineError
 from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
 from critique_rl.protocols import Policy
 from critique_rl.types import Array, Group, Rollout, Score, Task, TokenIds
@@ -48,7 +48,7 @@ def test_below_above_and_far_above() -> None:
     assert quiet.alarm == "" and quiet.figures["mismatch/mean"] == pytest.approx(0.02)
     assert quiet.figures["mismatch/bias"] == pytest.approx(0.0, abs=1e-12)
     assert "above mismatch.alarm = 0.05" in check([group((-1.1,))]).alarm
-    with pytest.raises(ModelError, match=r"mismatch\.abort = 0\.2"):
+    with pytest.raises(EngineError, match=r"mismatch\.abort = 0\.2"):
         check([group((-1.3,))])
 
 

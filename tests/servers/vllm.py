@@ -1,15 +1,17 @@
 """A server on loopback that speaks the vLLM endpoints which the engine asks, with trouble on request.
 
 Owns: the wire, the labels of weights, and a "model" whose one weight is a scale: the log-prob of a token is
--scale * (1 + token % 3) / temperature, so a reload that is not done shows. Must not know: critique_rl.
+-scale * (1 + token % 3) / temperature, so a reload that is not done shows. Prompt log-probs come from what a test hands
+in. Must not know: critique_rl.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Self, cast
 END = 2
 BASE_SCALE = 1.0
 WEIGHTS_FILE = "scale.json"
+
+PromptLogprobs = list[dict[str, dict[str, float | None]] | None]
+"""As vLLM 0.32 sends them: nothing for the first token, then by id (JSON has text keys only)."""
 
 
 def logprob(token: int, scale: float, temperature: float) -> float:
@@ -40,13 +45,27 @@ class Trouble:
     answer: Mapping[str, object] = field(default_factory=dict[str, object])
     refuses: tuple[int, str] | None = None
     no_dev: bool = False
+    max_logprobs: int = 20
+    fails_at: Mapping[int, tuple[int, str]] = field(default_factory=dict[int, tuple[int, str]])
+    """The answer to a prompt that holds this id."""
+    garbles: Callable[[list[int], PromptLogprobs], object] = lambda _ids, logprobs: logprobs
+    """What is sent in place of the prompt log-probs of these ids."""
 
 
 class FakeVllm:
     """Start with `with`; `base_url` is its address, `requests` holds what was asked, in order."""
 
-    def __init__(self, trouble: Trouble | None = None) -> None:
+    def __init__(
+        self,
+        trouble: Trouble | None = None,
+        *,
+        scores: Callable[[list[int]], Sequence[Sequence[float]]] = lambda ids: [],
+        encode: Callable[[str], Sequence[int]] = lambda text: [],
+    ) -> None:
+        """`scores`: for each id after the first the log-probs of the whole vocabulary; `encode`: the tokenizer."""
         self.trouble = trouble or Trouble()
+        self.scores = scores
+        self.encode = encode
         self.label = "default"
         self.scale = BASE_SCALE
         self.down = 0
@@ -92,6 +111,9 @@ class FakeVllm:
             return None
         if path == "/inference/v1/generate":
             return self._generate(body)
+        if path == "/tokenize":
+            assert body["add_special_tokens"] is False
+            return 200, {"tokens": list(self.encode(str(body["prompt"])))}
         if path == "/v1/models":
             return 200, {"data": [{"id": trouble.served}]}
         if trouble.no_dev:
@@ -125,6 +147,8 @@ class FakeVllm:
             self.label, self.scale = "default", BASE_SCALE
         self.completions += 1
         asked = cast("dict[str, object]", body["sampling_params"])
+        if "prompt_logprobs" in asked:
+            return self._score(cast("list[int]", body["token_ids"]), cast(int, asked["prompt_logprobs"]))
         limit, temperature = cast(int, asked["max_tokens"]), cast(float, asked["temperature"])
         ids = sample(cast("list[int]", body["token_ids"]), cast(int, asked["seed"]), limit)
         content = [{"token_id": i, "logprob": logprob(i, self.scale, temperature), "rank": 1} for i in ids]
@@ -137,6 +161,32 @@ class FakeVllm:
             "logprobs": {"content": content},
         }
         return 200, {"model": body["model"], "choices": [choice | dict(trouble.answer)]}
+
+    def _score(self, ids: list[int], k: int) -> tuple[int, object]:
+        trouble = self.trouble
+        if k > trouble.max_logprobs:
+            said = f"Requested prompt logprobs of {k}, which is greater than max allowed: {trouble.max_logprobs}"
+            return 400, {"error": {"message": said}}
+        for i, answer in trouble.fails_at.items():
+            if i in ids:
+                return answer[0], {"error": {"message": answer[1]}}
+        logprobs: PromptLogprobs = [None]
+        logprobs += [ranked(row, i, k) for row, i in zip(self.scores(ids), ids[1:], strict=True)]
+        return 200, {"choices": [{"index": 0, "token_ids": [3]}], "prompt_logprobs": trouble.garbles(ids, logprobs)}
+
+
+def ranked(row: Sequence[float], own: int, k: int) -> dict[str, dict[str, float | None]]:
+    """One token's entry as vLLM makes it: the token itself first, with its rank among all, then the top K."""
+    top = sorted(range(len(row)), key=lambda i: -row[i])[:k]
+    rank = float(sum(value >= row[own] for value in row))
+    entry = {str(own): {"logprob": _clamped(row[own]), "rank": rank, "decoded_token": None}}
+    return entry | {
+        str(i): {"logprob": _clamped(row[i]), "rank": r + 1.0, "decoded_token": None} for r, i in enumerate(top)
+    }
+
+
+def _clamped(logprob: float) -> float:
+    return -9999.0 if logprob == -math.inf else logprob
 
 
 def sample(prompt: list[int], seed: int, limit: int) -> list[int]:
