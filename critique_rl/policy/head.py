@@ -12,20 +12,24 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
+from critique_rl.errors import ModelError
 from critique_rl.ops.fused import HeadTerms, HeadTop, dense_terms, dense_topk, head_terms, head_topk
-from critique_rl.policy.batching import MicroBatch
+from critique_rl.policy.attention import can_read_segments
+from critique_rl.policy.batching import Layout, MicroBatch
 
 
 class ResponseHead(torch.nn.Module):
     """Reads a micro-batch's response positions; `exact` says whether decoder plus head equal the model's own logits.
 
     A module, so that what wraps a model for several processes can wrap this. `chunk_bytes`: see `ops.fused.head_terms`.
+    `layout` is what `usable_layout` found for the model; micro-batches of any layout can be read at any time.
     """
 
     def __init__(self, model: PreTrainedModel, *, chunk_bytes: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.chunk_bytes = chunk_bytes
+        self.layout: Layout = "padded"
         self.exact = self._short_path_is_exact()
 
     @property
@@ -83,22 +87,35 @@ class ResponseHead(torch.nn.Module):
 
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Last hidden states [N, H] that predict `batch.response_N`."""
-        return self._hidden(batch.input_ids_BT, batch.attention_BT).flatten(0, 1)[batch.predicts_N]
+        return self._hidden(self._inputs(batch)).flatten(0, 1)[batch.predicts_N]
 
     def logits(self, batch: MicroBatch) -> torch.Tensor:
         """Whole logits [N, V] that predict `batch.response_N`, in the model's compute type."""
         if self.exact:
             return cast(torch.Tensor, self._head()(self.hidden(batch)))
-        logits_BTV = cast(
-            torch.Tensor,
-            self.model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, use_cache=False).logits,
-        )
+        logits_BTV = cast(torch.Tensor, self.model(**self._inputs(batch)).logits)
         return logits_BTV.flatten(0, 1)[batch.predicts_N]
 
-    def _hidden(self, input_ids_BT: torch.Tensor, attention_BT: torch.Tensor) -> torch.Tensor:
-        decoder = self.model.base_model
-        output = decoder(input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False)
-        return cast(torch.Tensor, output.last_hidden_state)
+    def _inputs(self, batch: MicroBatch) -> dict[str, object]:
+        """What the model is called with. Errors: ModelError for segments that the model's attention cannot read."""
+        if batch.segments is None:
+            return {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT, "use_cache": False}
+        if not can_read_segments(self.model):
+            raise ModelError(
+                f"{type(self.model).__name__} cannot switch its attention, which a packed batch needs; wanted a padded "
+                "one: set optimizer.layout = 'padded'"
+            )
+        return {
+            "input_ids": batch.input_ids_BT,
+            # A mask of four dimensions is handed on as it is, so that no mask over all pairs of tokens is made.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids_BT.device),
+            "position_ids": batch.segments.positions_1T,
+            "segments": batch.segments,
+            "use_cache": False,
+        }
+
+    def _hidden(self, inputs: dict[str, object]) -> torch.Tensor:
+        return cast(torch.Tensor, self.model.base_model(**inputs).last_hidden_state)
 
     def _head(self) -> torch.nn.Module:
         return cast(torch.nn.Module, self.model.get_output_embeddings())
@@ -108,9 +125,9 @@ class ResponseHead(torch.nn.Module):
         if self.model.base_model is self.model or self.model.get_output_embeddings() is None:
             return False
         ids_BT = torch.arange(4, device=self.model.device)[None]
-        attention_BT = torch.ones_like(ids_BT)
-        own = cast(torch.Tensor, self.model(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits)
-        short = cast(torch.Tensor, self._head()(self._hidden(ids_BT, attention_BT)))
+        inputs: dict[str, object] = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT), "use_cache": False}
+        own = cast(torch.Tensor, self.model(**inputs).logits)
+        short = cast(torch.Tensor, self._head()(self._hidden(inputs)))
         return torch.equal(own, short)
 
 

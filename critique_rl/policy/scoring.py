@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from critique_rl.ops.fused import HeadTop
-from critique_rl.policy.batching import MicroBatch, micro_batches
+from critique_rl.policy.batching import Layout, MicroBatch, micro_batches
 from critique_rl.policy.head import ResponseHead
 from critique_rl.types import Array, TeacherTargets, TokenIds
 
@@ -22,13 +22,22 @@ class Scorer:
     """Scores (context, completion) pairs with one model; results come back in the caller's order."""
 
     def __init__(
-        self, head: ResponseHead, accelerator: Accelerator, *, temperature: float, max_tokens: int, pad_id: int
+        self,
+        head: ResponseHead,
+        accelerator: Accelerator,
+        *,
+        temperature: float,
+        max_tokens: int,
+        pad_id: int,
+        layout: Layout = "padded",
     ) -> None:
+        """`layout` is one that the model is right in: see `usable_layout`."""
         self.head = head
         self.accelerator = accelerator
         self.temperature = temperature
         self.max_tokens = max_tokens
         self.pad_id = pad_id
+        self.layout: Layout = layout
 
     @torch.no_grad()
     def logprobs(self, contexts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> list[Array]:
@@ -83,7 +92,12 @@ class Scorer:
 
     def _batches(self, contexts: Sequence[TokenIds], completions: Sequence[TokenIds]):
         return micro_batches(
-            contexts, completions, max_tokens=self.max_tokens, pad_id=self.pad_id, device=self.accelerator.device
+            contexts,
+            completions,
+            max_tokens=self.max_tokens,
+            pad_id=self.pad_id,
+            device=self.accelerator.device,
+            layout=self.layout,
         )
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.benchmarks.step_batch import Job, Measured, lengths, rollouts
 from tests.benchmarks.step_rows import FULL, QUICK, Cost, label, plan, rows_of, step_flops
+from tests.benchmarks.step_throughput import GROUP, VARIANTS, grouped, row_flops, variant_of
+from tests.benchmarks.step_throughput import step_flops as variant_flops
 
 TINY = Job(side="ours", shape="tiny", vocabulary=64, rows=4, prompt=3, directive=2, completion=5)
 
@@ -88,6 +90,32 @@ def test_a_failed_measurement_is_a_row() -> None:
     assert names[f"failed/{label(lost)}"].unit == "MemoryError: none left"
 
 
+def test_a_group_shares_its_prompt_and_keeps_its_directives() -> None:
+    job = dataclasses.replace(TINY, rows=2 * GROUP)
+    rows, own = grouped(job), rollouts(job)
+    assert len({tuple(row.prompt) for row in rows}) == 2
+    for row, before in zip(rows, own, strict=True):
+        assert row.context == row.prompt + before.context[3:]
+        assert row.completion == before.completion
+
+
+def test_a_shared_prompt_is_counted_once() -> None:
+    # by hand as above: 18432 weights in 2 layers, head 2048, attention 2 layers * 2 * 2 heads * 16 = 128 a T^2
+    # alone, forward: 2 * 18432 * 8 + 2 * 2048 * 5 + 128 * 64; behind a known prompt of 3: 5 tokens and T^2 - 9
+    whole, behind = 2 * 18432 * 8 + 20480 + 128 * 64, 2 * 18432 * 5 + 20480 + 128 * 55
+    assert row_flops(TINY, 5, context=3, trained=False) == whole
+    assert row_flops(TINY, 5, context=3, trained=True, given=True) == 3 * behind
+    assert variant_flops(TINY, "packed") == variant_flops(TINY, "dense") == 3 * 4 * whole
+    assert variant_flops(TINY, "prefix") == 3 * (whole + 3 * behind)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_differ_in_layout_and_head_only(variant: str) -> None:
+    with variant_of(TINY, variant, 64) as policy:
+        assert policy.layout == VARIANTS[variant].layout
+        assert policy.train_step.head.fused == (variant != "dense")
+
+
 @pytest.mark.slow
 def test_a_worker_measures_a_tiny_step_and_survives_a_bad_job() -> None:
     from tests.benchmarks.step import OURS, Worker
@@ -109,4 +137,5 @@ def test_the_throughput_suite_runs_on_the_cpu() -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    assert '"name": "largest_micro_batch/tiny_chunked"' in done.stdout
+    for variant in VARIANTS:
+        assert f'"name": "largest_micro_batch/tiny_{variant}"' in done.stdout

@@ -11,12 +11,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from critique_rl.policy.batching import Layout
 from critique_rl.policy.head import ResponseHead
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.policy.scoring import Scorer
 from critique_rl.types import Array, TokenIds
 from tests.policy.bigram import Bigram
-from tests.tiny import V, step_config, tiny_policy
+from tests.tiny import V, step_config, tiny_model, tiny_policy
 
 PROMPTS: list[TokenIds] = [(4, 5, 6), (7,), (8, 9, 10, 11, 12), (4, 5)]
 COMPLETIONS: list[TokenIds] = [(13, 14), (15, 16, 17, 18, 19, 20), (2,), (7, 7, 7)]
@@ -86,6 +87,24 @@ def test_a_teacher_that_is_not_finite_is_masked_where_it_is_not() -> None:
     support = [replace(found, ids_TK=np.array([[0], [0], [0], [0]]))]
     (found,) = scorer.topk([(1,)], [(2, 3, 4, 1)], k=1, support=support)
     assert found.mask_T.tolist() == [1.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("layout", ["packed", "prefix"])
+@pytest.mark.parametrize("max_tokens", [1, 14, 10_000])
+def test_no_layout_changes_a_score(layout: Layout, max_tokens: int) -> None:
+    prompts, completions = [*PROMPTS, PROMPTS[0]], [*COMPLETIONS, (21, 22, 23)]
+    head = ResponseHead(tiny_model())
+    padded, other = (
+        Scorer(head, Accelerator(cpu=True), temperature=0.8, max_tokens=max_tokens, pad_id=0, layout=how)
+        for how in ("padded", layout)
+    )
+    for a, b in zip(padded.logprobs(prompts, completions), other.logprobs(prompts, completions), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+    wanted = padded.topk(prompts, completions, k=4, support=None)
+    for support in (None, wanted):
+        for a, b in zip(wanted, other.topk(prompts, completions, k=4, support=support), strict=True):
+            assert a.ids_TK.tolist() == b.ids_TK.tolist() and a.context_ids == b.context_ids
+            np.testing.assert_allclose(a.logprobs_TK, b.logprobs_TK, rtol=0, atol=1e-10)
 
 
 def test_scoring_leaves_no_gradient() -> None:
