@@ -13,28 +13,47 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from critique_rl.config.run import PolicyConfig
 from critique_rl.errors import CritiqueRLError, MissingExtraError, ModelError
+from critique_rl.policy.adapters import ADAPTER_CONFIG, add_adapters, has_adapters
+from critique_rl.policy.recompute import recompute_layers
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
+_ADAPTERS = (
+    "policy.model: {!r} holds adapters, not a model; merge them into the model that they were trained on, with peft's "
+    "PeftModel.from_pretrained(model, adapters).merge_and_unload().save_pretrained(directory), and give that directory"
+)
+
+
 class Loaded(NamedTuple):
-    """A model in float32 (or float64) master weights and its tokenizer."""
+    """A model in float32 (or float64) master weights, which of them are trained, and its tokenizer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_policy(config: PolicyConfig, *, lab_directory: Path) -> Loaded:
-    """Load the policy that `config` names; `lab_directory` is where "lab" lies.
+def load_policy(config: PolicyConfig, *, lab_directory: Path, seed: int = 0) -> Loaded:
+    """Load the policy that `config` names; `lab_directory` is where "lab" lies, `seed` draws the start of adapters.
 
     Weights are kept in float32 (float64 if asked): bfloat16 is a compute type under autocast, never the master copy.
-    Errors: ModelError with what was looked for and what to do.
+    Errors: ModelError with what was looked for and what to do, MissingExtraError.
     """
+    loaded = _load(config, lab_directory)
+    if config.lora is not None:
+        add_adapters(loaded.model, config.lora, seed=seed)
+    if config.gradient_checkpointing:
+        recompute_layers(loaded.model)
+    return loaded
+
+
+def _load(config: PolicyConfig, lab_directory: Path) -> Loaded:
     given = str(lab_directory) if config.model == "lab" else config.model
     name = str(Path(given).expanduser())  # which takes a leading "./" away
     dtype = torch.float64 if config.dtype == "float64" else torch.float32
     if _looks_like_a_path(given) and not Path(name).is_dir():
         raise ModelError(f"policy.model: the directory {name!r} does not exist; give a model directory or a Hub name")
+    if config.gguf_file is None and (Path(name) / ADAPTER_CONFIG).is_file():
+        raise ModelError(_ADAPTERS.format(name))
     if config.gguf_file is None and Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ModelError(
             f"policy.model: the directory {name!r} holds no config.json, so it is no transformers model; "
@@ -58,8 +77,10 @@ def load_policy(config: PolicyConfig, *, lab_directory: Path) -> Loaded:
 
 
 def read_weights(name: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A saved causal LM. Errors: as transformers raises them, and ValueError where it would only warn: weights that
-    are in no file, which it fills with random numbers."""
+    """A saved causal LM. Errors: as transformers raises them, and ValueError where it would do something unasked: fill
+    weights that are in no file with random numbers, or put adapters beside a model from elsewhere."""
+    if (Path(name) / ADAPTER_CONFIG).is_file():
+        raise ValueError("it holds adapters, and policy.lora is not set")
     model, found = cast(
         "tuple[PreTrainedModel, dict[str, set[str]]]",
         AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True),
@@ -97,6 +118,8 @@ def _ready(model: object, tokenizer: object) -> Loaded:
     typed_model, typed_tokenizer = cast(PreTrainedModel, model), cast(PreTrainedTokenizerBase, tokenizer)
     if typed_tokenizer.eos_token_id is None:
         raise ModelError("policy.model: its tokenizer names no end-of-sequence token, so no rollout could ever finish")
+    if has_adapters(typed_model):  # which transformers loads with the model that they name
+        raise ModelError(_ADAPTERS.format(typed_model.name_or_path))
     typed_model.eval()  # dropout would make trainer and sampler disagree about the same token
     typed_model.requires_grad_(True)
     return Loaded(typed_model, typed_tokenizer)

@@ -1,56 +1,100 @@
-"""Whose weights the teacher has: the policy's own, those it started with, or their slow average.
+"""Whose weights the teacher has: the policy's own, those it started with, their slow average, or another model's.
 
 Owns: when the average follows the policy, and its file in a checkpoint. Must not know: contexts, directives, the loss.
-Adapters are not averaged: the average of a product is not the product of its factors' averages.
+Adapters are merged before they are averaged: the average of a product is not the product of its factors' averages.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from critique_rl.config.algorithm import EMA_EVERY, EMA_RATE, DistillationConfig
-from critique_rl.errors import ConfigError
+from critique_rl.ops.low_rank import merged_weights
+from critique_rl.policy.adapters import adapters_off, has_adapters, merged_copy
+from critique_rl.policy.scoring import Scorer
+from critique_rl.types import Array, TeacherTargets, TokenIds
 
 EMA_FILE = "teacher.safetensors"
 
 
+class TargetScorer(Protocol):
+    """Scores attempts as a teacher: a model of this process, or one behind a server."""
+
+    def topk(
+        self,
+        contexts: Sequence[TokenIds],
+        completions: Sequence[TokenIds],
+        *,
+        k: int,
+        support: Sequence[TeacherTargets] | None,
+    ) -> list[TeacherTargets]:
+        """Log-probs at the ids of `support`, or at the teacher's own top-K, for every completion token."""
+        ...
+
+
+class BaseScorer:
+    """Scores with the policy's own model, its adapters switched off: what it was when the run began."""
+
+    def __init__(self, scorer: Scorer, policy: PreTrainedModel) -> None:
+        self._scorer = scorer
+        self._policy = policy
+
+    def logprobs(self, contexts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> list[Array]:
+        with adapters_off(self._policy):
+            return self._scorer.logprobs(contexts, completions)
+
+    def topk(
+        self,
+        contexts: Sequence[TokenIds],
+        completions: Sequence[TokenIds],
+        *,
+        k: int,
+        support: Sequence[TeacherTargets] | None,
+    ) -> list[TeacherTargets]:
+        with adapters_off(self._policy):
+            return self._scorer.topk(contexts, completions, k=k, support=support)
+
+
 class Teacher:
-    """The model that re-scores attempts. `model` is the policy itself where `teacher = "live"`, else a copy of it."""
+    """The weights that re-score attempts. `model` is a copy of the policy for "ema", and for "frozen" without adapters;
+    else it is the policy itself: "frozen" then reads it through `BaseScorer`, and "served" not at all."""
 
     def __init__(self, policy: PreTrainedModel, config: DistillationConfig) -> None:
-        """Copies the policy as it is now. Errors: ConfigError for the average of a policy with adapters."""
+        """Copies the policy as it is now, if a copy is needed."""
         self.kind = config.teacher
         self.rate = EMA_RATE if config.ema_rate is None else config.ema_rate
         self.every = EMA_EVERY if config.ema_every is None else config.ema_every
-        if self.kind == "ema" and hasattr(policy, "peft_config"):
-            raise ConfigError(
-                "distillation.teacher = 'ema' came with a policy that has adapters; wanted one whose full weights are "
-                "trained: choose 'frozen' or 'live', or train without adapters"
-            )
         self._policy = policy
-        self.model = policy if self.kind == "live" else copy.deepcopy(policy).requires_grad_(False)
+        copied = self.kind == "ema" or (self.kind == "frozen" and not has_adapters(policy))
+        self.model = merged_copy(policy).requires_grad_(False) if copied else policy
         if self.kind == "ema":
             for weight in self.model.parameters():  # a slow average moves by less than bfloat16 can show
                 weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
 
     @torch.no_grad()
-    def follow(self, *, applied: bool, steps_taken: int) -> bool:
+    def follow(
+        self, *, applied: bool, steps_taken: int, policy: PreTrainedModel | None = None, due: bool | None = None
+    ) -> bool:
         """After a step: theta_T <- (1 - rate) theta_T + rate theta, if the step was applied and a refresh is due.
 
-        A skipped step is refused: its weights were averaged in already. Due is every `ema_every`-th applied step of the
-        whole run (`steps_taken`), so that a resumed run refreshes at the same ones. -> whether it did.
-        The regularised self-teacher of arXiv 2601.20802.
+        theta are the weights of `policy` (None: of the model that was given at first) with its adapters merged in. A
+        skipped step is refused: its weights were averaged in already. Where `due` does not say, it is every
+        `ema_every`-th applied step of the whole run (`steps_taken`), so that a resumed run refreshes at the same ones.
+        -> whether it did. The regularised self-teacher of arXiv 2601.20802.
         """
-        if self.kind != "ema" or not applied or steps_taken % self.every:
+        due = not steps_taken % self.every if due is None else due
+        if self.kind != "ema" or not applied or not due:
             return False
-        for mine, theirs in zip(self.model.parameters(), self._policy.parameters(), strict=True):
-            mine.lerp_(theirs.to(mine.dtype), self.rate)
+        mine = self._weights()
+        for name, theirs in merged_weights(self._policy if policy is None else policy):
+            if name in mine:  # neither buffers nor the second name of a tied weight
+                mine[name].lerp_(theirs.to(mine[name].dtype), self.rate)
         return True
 
     def save(self, directory: Path) -> None:

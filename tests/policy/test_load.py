@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from critique_rl.config.run import PolicyConfig
+from critique_rl.config.run import LoraConfig, PolicyConfig
 from critique_rl.errors import MissingExtraError, ModelError
+from critique_rl.policy.adapters import add_adapters, save_adapters
 from critique_rl.policy.load import end_token_ids, load_policy
 from tests.tiny import EOS, tiny_model, tiny_tokenizer
 
@@ -106,6 +107,30 @@ def test_a_tokenizer_without_an_end(saved: Path) -> None:
     tokenizer.eos_token = None
     tokenizer.save_pretrained(saved)
     assert "no end-of-sequence token" in refusal(str(saved))
+
+
+def test_adapters_are_no_policy(saved: Path) -> None:
+    model = tiny_model(dtype=torch.float32)
+    add_adapters(model, LoraConfig(rank=2))
+    save_adapters(model, saved.parent / "adapters")
+    assert "holds adapters, not a model; merge them into" in refusal(str(saved.parent / "adapters"))
+    save_adapters(model, saved)  # beside the whole weights of a base
+    assert "holds adapters, not a model; merge them into" in refusal(str(saved))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_adapters_and_recomputation_come_with_the_policy(saved: Path, dtype: str) -> None:
+    tree = {"model": str(saved), "dtype": dtype, "lora": {"rank": 2}, "gradient_checkpointing": True}
+    config = PolicyConfig.model_validate(tree)
+    loaded = [load_policy(config, lab_directory=Path("/no/lab"), seed=seed).model for seed in (1, 1, 2)]
+    name = "model.layers.0.mlp.up_proj.lora_A.default.weight"
+    first, again, other = (model.get_parameter(name) for model in loaded)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert {str(p.dtype) for p in loaded[0].parameters()} == {f"torch.{dtype}"}
+    assert all(p.requires_grad == ("lora_" in name) for name, p in loaded[0].named_parameters())
+    assert all("forward" in vars(layer) for layer in loaded[0].model.layers)
+    plain = load_policy(PolicyConfig(model=str(saved)), lab_directory=Path("/no/lab")).model
+    assert not any("forward" in vars(module) for module in plain.modules())
 
 
 def test_gguf_that_is_missing_or_broken(tmp_path: Path) -> None:

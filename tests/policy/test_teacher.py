@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from critique_rl.config.algorithm import EMA_EVERY, EMA_RATE, DistillationConfig
-from critique_rl.errors import ConfigError
 from critique_rl.policy.teacher import EMA_FILE, Teacher
 
 
@@ -77,15 +76,6 @@ def test_averaging_the_factors_of_a_product_is_not_averaging_the_product() -> No
     teacher.follow(applied=True, steps_taken=1)
     assert value(teacher, "product") == pytest.approx(0.30)
     assert value(teacher, "a") * value(teacher, "b") == pytest.approx(0.015)
-
-
-def test_a_policy_with_adapters_has_no_average() -> None:
-    policy = zeros("w")
-    policy.peft_config = {}  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ConfigError, match=r"'ema' came with a policy that has adapters; wanted .*: choose 'frozen'"):
-        teacher_of(policy)
-    for kind in ("live", "frozen"):
-        assert teacher_of(policy, teacher=kind).kind == kind
 
 
 def test_a_skipped_step_never_refreshes() -> None:
