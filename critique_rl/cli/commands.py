@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from critique_rl.cli.quiet import quiet_libraries
 from critique_rl.errors import ConfigError
 
+if TYPE_CHECKING:
+    from critique_rl.config.load import RunFile
+    from critique_rl.config.run import RunConfig
+    from critique_rl.policy.crew import Crew
+
 Overrides = list[tuple[str, str]]
+LAUNCHED = ("train", "demo")
+"""What several processes can do together."""
 DEMO = Path(__file__).parent.parent / "lab" / "demo.toml"
 
 
@@ -40,6 +48,8 @@ def overrides(rest: Sequence[str], *, allowed: bool) -> Overrides:
 def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
     """Call the command that was parsed."""
     verb = str(known.verb)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and verb not in LAUNCHED:
+        raise ConfigError(f"{verb} works in one process; only {' and '.join(LAUNCHED)} share their work with others")
     if verb == "demo":
         steps = [("budget.max_steps", str(known.steps))] if known.steps else []
         return _experiment(DEMO, known, [*pairs, *steps], resume=False)
@@ -53,6 +63,10 @@ def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
         from critique_rl.cli import feedback_commands
 
         return feedback_commands.handle(known, pairs)
+    if verb == "ablate":
+        from critique_rl.cli import ablate_commands
+
+        return ablate_commands.handle(known, pairs)
     if verb in {"rollout", "rescue"}:
         from critique_rl.cli import rescue_commands
 
@@ -73,15 +87,29 @@ def _experiment(
     if feedback is not None:
         run_file = with_feedback(run_file, feedback)
     quiet_libraries()
+    from critique_rl.build_sampler import build_crew, follow
+    from critique_rl.config.load import resolve
+
+    first = resolve(run_file, arm=next(iter(known.arms or run_file.arms), None), seed=next(iter(known.seeds), None))
+    crew = build_crew(first)
+    if not crew.leads:
+        follow(crew)
+        return 0
+    try:
+        return _lead(run_file, first, known, crew, resume=resume)
+    finally:
+        crew.release()
+
+
+def _lead(run_file: RunFile, first: RunConfig, known: argparse.Namespace, crew: Crew, *, resume: bool) -> int:
     from critique_rl.experiment import plan, run_all
 
-    first = plan(run_file, Path("."), arms=known.arms, seeds=known.seeds)[0].config
     output = Path(known.output) if known.output else _free(Path(first.output) / first.name, resume=resume)
     if resume and not _holds_a_run(output):
         raise ConfigError(f"--resume: {output} holds no run; leave --resume out to start one there")
     runs = plan(run_file, output, arms=known.arms, seeds=known.seeds)
     command = shlex.join(["critique-rl", *sys.argv[1:]])
-    report = run_all(runs, output, title=first.title, checks=run_file.checks, command=command, resume=resume)
+    report = run_all(runs, output, title=first.title, checks=run_file.checks, command=command, resume=resume, crew=crew)
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     for row in summary["table"]:
         rate = f"{row['success']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]"

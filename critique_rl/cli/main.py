@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from critique_rl import __version__
-from critique_rl.cli import feedback_commands, rescue_commands
+from critique_rl.cli import ablate_commands, feedback_commands, rescue_commands
 from critique_rl.errors import CritiqueRLError
 
-OVERRIDABLE = frozenset({"train", "eval", "demo", "critique", "rollout", "rescue"})
+OVERRIDABLE = frozenset({"train", "eval", "demo", "critique", "rollout", "rescue", "ablate"})
 
 EPILOG = """\
 Overrides: any key of the run file can be set as --section.key value, for example
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--latency-s", type=float, default=0.0, metavar="S", help="seconds before each reply")
     feedback_commands.add_parsers(verbs)
     rescue_commands.add_parsers(verbs)
+    ablate_commands.add_parser(verbs)
     prompts = verbs.add_parser("prompts", help="list the prompt templates, or show one")
     prompts.add_argument("name", nargs="?", metavar="NAME", help="a name from the list, or the path of a template")
     report = verbs.add_parser("report", help="write report.html of a run directory anew")
@@ -89,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(reason: str) -> int:
-    print(f"critique-rl: error: {' '.join(reason.split())}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f"rank {rank}: "
+    print(f"critique-rl: error: {who}{' '.join(reason.split())}", file=sys.stderr)
     return 2
 
 

@@ -1,151 +1,217 @@
-"""The two-channel training step: one forward pass, three weighted sums, one optimiser step.
+"""The two-channel training step: one forward pass, three weighted sums, one optimiser step, on one rank or several.
 
-Owns: global denominators, micro-batching, gradient clipping, and skipping a step that has nothing to learn or a
-non-finite gradient. Must not know: critics, critiques, methods. A new method stamps other weights; this file stays.
+Owns: micro-batching, gradient clipping, and skipping a step that has nothing to learn or a non-finite gradient.
+Must not know: critics, critiques, methods. A new method stamps other weights; this file stays.
 
-Legend: N response tokens of a micro-batch, M of them with a teacher, K support size.
-
-    L = L_pg / D_pg + w_d * L_distill / D_distill + w_i * L_imitate / D_imitate
-
-Each D counts that channel's own tokens over the whole batch, before it is cut into micro-batches, so no channel dilutes
-another and no split of the batch changes the gradient. One process: nothing is reduced over ranks yet.
+L = L_pg / D_pg + w_d * L_distill / D_distill + w_i * L_imitate / D_imitate. Each D counts its channel's own tokens over
+the whole batch, before it is cut into ranks' shares and micro-batches, so no channel dilutes another and no split of
+the batch changes the gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from critique_rl.config.algorithm import DistillationConfig, RefinementConfig
-from critique_rl.config.run import LossConfig, OptimizerConfig
-from critique_rl.ops.divergences import topk_tail_divergence
 from critique_rl.ops.fused import HeadTerms
-from critique_rl.ops.losses import channel_sum, joint
 from critique_rl.ops.penalties import EntropyWeight
-from critique_rl.ops.ratios import refinement_objective
-from critique_rl.policy.batching import micro_batches
+from critique_rl.policy.batching import Layout, MicroBatch, micro_batches
+from critique_rl.policy.channels import Denominators, StepConfig, channel_sums, count_denominators
+from critique_rl.policy.crew import Crew
 from critique_rl.policy.head import ResponseHead
-from critique_rl.policy.pg_channel import PgTokens, entropy_weight, pg_denominator, pg_terms, pg_tokens, pg_weights
-from critique_rl.policy.streams import Directives, Streams, active, carries_gradient, directives, distilled
-from critique_rl.protocols import StepReport
+from critique_rl.policy.optimizers import build_optimizer
+from critique_rl.policy.pg_channel import PgTokens, entropy_weight
+from critique_rl.policy.sharding import RankedHead
+from critique_rl.policy.shares import cut
+from critique_rl.policy.streams import Streams, active, carries_gradient, directives
+from critique_rl.protocols import Skipped, StepReport
 from critique_rl.types import TrainSample
 
+__all__ = ["Denominators", "StepConfig", "TwoChannelStep", "count_denominators"]
 
-class Denominators(NamedTuple):
-    """What each channel's sum is divided by: fixed for the whole batch before it is split."""
 
+class _Share(NamedTuple):
+    """One rank's rows, and what was counted over all rows of the step."""
+
+    rows: list[TrainSample]
+    denominators: Denominators
+    bonus: float
+    max_tokens: int
+    fresh: bool
+
+
+class _Sums(NamedTuple):
+    """Losses and report figures over all micro-batches of all ranks."""
+
+    loss: float
     pg: float
     distill: float
     imitate: float
+    seen: PgTokens
 
 
-class StepConfig(NamedTuple):
-    """The loss options the step reads, and the sampling facts it must share with the engine."""
-
-    loss: LossConfig
-    refinement: RefinementConfig
-    distillation: DistillationConfig
-    optimizer: OptimizerConfig
-    temperature: float
-    max_completion_tokens: int
-
-
-def count_denominators(samples: Sequence[TrainSample], config: StepConfig) -> Denominators:
-    """Each channel's denominator: its active tokens, or for "constant" the padded size of all rollouts (Dr.GRPO)."""
-    pg = pg_denominator(samples, config.loss, max_completion_tokens=config.max_completion_tokens)
-    imitate = sum(int(active(s, s.imitate_weight).sum()) for s in samples)
-    distill = sum(int(distilled(s).sum()) for s in samples)
-    return Denominators(pg, float(distill), float(pg if config.refinement.normalizer == "shared" else imitate))
+class _Move(NamedTuple):
+    loss: float
+    learning_rate: float
 
 
 class TwoChannelStep:
-    """Turns train samples into one optimiser step on `model`."""
+    """Turns train samples into one optimiser step on `model`. Called on the leading rank; the others do their share."""
 
     def __init__(
-        self, model: PreTrainedModel, head: ResponseHead, accelerator: Accelerator, config: StepConfig, pad_id: int
+        self,
+        model: PreTrainedModel,
+        head: ResponseHead,
+        accelerator: Accelerator,
+        config: StepConfig,
+        pad_id: int,
+        *,
+        layout: Layout = "padded",
+        ranked: RankedHead | None = None,
     ) -> None:
         self.model = model
         self.head = head
         self.accelerator = accelerator
         self.config = config
         self.pad_id = pad_id
-        options = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=options.learning_rate,
-            betas=(options.beta1, options.beta2),
-            weight_decay=options.weight_decay,
-        )
+        self.layout: Layout = layout
+        self.ranked = ranked or RankedHead(head, accelerator, Crew())
+        self.build_optimizer()
         self.steps_taken = 0
         self.entropy_coefficient = config.loss.entropy_weight
+        crew = self.ranked.crew
+        self._sum_up = crew.duty("accumulate", self._accumulate_share)
+        self._move = crew.duty("move", self._clip_and_move)
+
+    def build_optimizer(self) -> None:
+        """Make the optimiser anew, without any state. Errors: ConfigError, MissingExtraError."""
+        self.optimizer = build_optimizer(self.model.parameters(), self.config.optimizer, self.accelerator.device)
 
     def __call__(self, samples: Sequence[TrainSample]) -> StepReport:
         """Accumulate the gradient of all samples and apply it once; skip if nothing or nothing finite came out."""
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = self.accumulate(samples)
+        sums = self.accumulate(samples, fresh=True)
         if sums is None:
-            return _skipped("no sample carries a gradient")
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm).item()
-        )
-        if not np.isfinite(norm) or not np.isfinite(sums.loss):
-            self.optimizer.zero_grad(set_to_none=True)
-            return _skipped(f"the loss is {sums.loss}, the gradient norm {norm}", sums=sums, norm=norm)
-        warmup = self.config.optimizer.warmup_steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optimizer.learning_rate * min(1.0, (self.steps_taken + 1) / max(1, warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.steps_taken += 1
+            return _skipped(Skipped.NOTHING_TO_LEARN, "no sample carries a gradient")
+        options = self.config.optimizer
+        rate = options.learning_rate * min(1.0, (self.steps_taken + 1) / max(1, options.warmup_steps))
+        norm = self._move([_Move(sums.loss, rate)] * self.ranked.crew.size)[0]
+        if not _finite(sums.loss, norm):
+            return _skipped(
+                Skipped.NOT_FINITE, f"the loss is {sums.loss}, the gradient norm {norm}", sums=sums, norm=norm
+            )
         self.entropy_coefficient = self._entropy_weight(samples).carried
         return sums._replace(grad_norm=norm, applied=True)
 
-    def _entropy_weight(self, samples: Sequence[TrainSample]) -> EntropyWeight:
-        return entropy_weight(samples, self.config.loss, coefficient=self.entropy_coefficient)
-
-    def accumulate(self, samples: Sequence[TrainSample], *, max_tokens: int | None = None) -> StepReport | None:
-        """Add the whole batch's gradient to `.grad` without stepping; None if no sample carries one."""
+    def accumulate(
+        self, samples: Sequence[TrainSample], *, max_tokens: int | None = None, fresh: bool = False
+    ) -> StepReport | None:
+        """Add the whole batch's gradient to `.grad` without stepping (`fresh`: from zero); None if no sample carries
+        one."""
         denominators = count_denominators(samples, self.config)
         bonus = self._entropy_weight(samples).applied
         regularised = self.config.loss.kl_weight > 0 or bonus > 0
         rows = [s for s in samples if carries_gradient(s, regularised=regularised)]
         if not rows:
             return None
-        totals = np.zeros(4)
-        pg = np.zeros(len(PgTokens._fields))
-        for batch in micro_batches(
-            [s.prompt_ids for s in rows],
-            [s.completion_ids for s in rows],
-            max_tokens=max_tokens or self.config.optimizer.micro_batch_tokens,
-            pad_id=self.pad_id,
-            device=self.accelerator.device,
-        ):
-            batch_rows = [rows[i] for i in batch.rows]
-            taught = directives(batch_rows, self.accelerator.device)
-            with self.accelerator.autocast():
-                terms = self.head(
+        kin = [s.prompt_ids for s in rows] if self.layout == "prefix" else None
+        shares = cut([len(s.prompt_ids) + len(s.completion_ids) for s in rows], self.ranked.crew.size, kin=kin)
+        limit = max_tokens or self.config.optimizer.micro_batch_tokens
+        sums = self._sum_up([_Share([rows[i] for i in at], denominators, bonus, limit, fresh) for at in shares])[0]
+        return self._report(sums, samples, rows, denominators, bonus)
+
+    def _entropy_weight(self, samples: Sequence[TrainSample]) -> EntropyWeight:
+        return entropy_weight(samples, self.config.loss, coefficient=self.entropy_coefficient)
+
+    # -- what every rank does ----------------------------------------------------------------------------------------
+
+    def _accumulate_share(self, share: _Share) -> _Sums:
+        """The gradient of all ranks' rows, for every rank alike; a rank without rows still takes part."""
+        crew = self.ranked.crew
+        totals = np.zeros(4 + len(PgTokens._fields))
+        with crew.together():
+            self.ranked.part()
+            if share.fresh:
+                self.optimizer.zero_grad(set_to_none=True)
+            batches = list(self._micro_batches(share.rows, share.max_tokens))
+            count = crew.largest(len(batches))
+            for at in range(count):
+                rows, batch = (share.rows, batches[at]) if at < len(batches) else self._idle()
+                with nullcontext() if at == count - 1 else self.ranked.unsynchronised():
+                    totals += self._backward(batch, [rows[i] for i in batch.rows], share)
+            summed = crew.total(totals.tolist())
+        loss, pg, distill, imitate, *seen = summed
+        return _Sums(loss, pg, distill, imitate, PgTokens(*seen))
+
+    def _backward(self, batch: MicroBatch, rows: list[TrainSample], share: _Share) -> np.ndarray:
+        taught = directives(rows, self.accelerator.device)
+        with self.accelerator.autocast():
+            terms = cast(
+                HeadTerms,
+                self.ranked.trained(
                     batch,
                     temperature=self.config.temperature,
                     rows_M=None if taught is None else taught.rows_M,
                     ids_MK=None if taught is None else taught.ids_MK,
                     entropy=True,
-                )
-            streams = Streams(batch_rows, self.accelerator.device)
-            losses = self._losses(terms, streams, taught, denominators, bonus)
-            self.accelerator.backward(losses.total)
-            totals += np.array([float(x.detach()) for x in (losses.total, losses.pg, losses.distill, losses.imitate)])
-            pg += np.array(losses.pg_tokens)
-        seen = PgTokens(*pg.tolist())
+                ),
+            )
+        streams = Streams(rows, self.accelerator.device)
+        sums = channel_sums(terms, streams, taught, self.config, share.denominators, entropy_weight=share.bonus)
+        # Wrappers average gradients over ranks; the denominators are those of all ranks, so the sum is wanted.
+        self.accelerator.backward(sums.total * self.ranked.crew.size)
+        return np.array([*(float(x.detach()) for x in sums[:4]), *sums.pg_tokens])
+
+    def _clip_and_move(self, move: _Move) -> float:
+        """Clip and apply the gradient, or drop it if it is not finite: alike on every rank, whose norms are equal."""
+        with self.ranked.crew.together():
+            found = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
+            norm = float((found.full_tensor() if isinstance(found, DTensor) else found).item())
+            if _finite(move.loss, norm):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = move.learning_rate
+                self.optimizer.step()
+                self.steps_taken += 1
+            self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _micro_batches(self, rows: Sequence[TrainSample], max_tokens: int):
+        return micro_batches(
+            [s.prompt_ids for s in rows],
+            [s.completion_ids for s in rows],
+            max_tokens=max_tokens,
+            pad_id=self.pad_id,
+            device=self.accelerator.device,
+            layout=self.layout,
+        )
+
+    def _idle(self) -> tuple[list[TrainSample], MicroBatch]:
+        """One token of weight 0: what a rank computes while others have rows left, since wrappers count passes."""
+        (batch,) = self._micro_batches([_IDLE], 1)
+        return [_IDLE], batch
+
+    # -- what the leading rank tells ---------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        sums: _Sums,
+        samples: Sequence[TrainSample],
+        rows: Sequence[TrainSample],
+        denominators: Denominators,
+        bonus: float,
+    ) -> StepReport:
+        seen, loss = sums.seen, self.config.loss
         return StepReport(
-            loss=float(totals[0]),
-            pg_loss=float(totals[1]),
-            distill_loss=float(totals[2]),
-            imitate_loss=float(totals[3]),
+            loss=sums.loss,
+            pg_loss=sums.pg,
+            distill_loss=sums.distill,
+            imitate_loss=sums.imitate,
             grad_norm=0.0,
             trained_tokens=sum(len(s.completion_ids) for s in rows),
             applied=False,
@@ -157,81 +223,34 @@ class TwoChannelStep:
                 "ratio/mean": seen.ratio_sum / seen.tokens if seen.tokens else 1.0,
                 "ratio/clip_fraction": seen.clipped / seen.tokens if seen.tokens else 0.0,
                 **({"policy/entropy": seen.entropy_sum / seen.tokens} if seen.tokens else {}),
-                **({"policy/kl": seen.kl_sum / seen.tokens} if seen.tokens and self.config.loss.kl_weight > 0 else {}),
-                **({"policy/entropy_weight": bonus} if self.config.loss.entropy_target is not None else {}),
+                **({"policy/kl": seen.kl_sum / seen.tokens} if seen.tokens and loss.kl_weight > 0 else {}),
+                **({"policy/entropy_weight": bonus} if loss.entropy_target is not None else {}),
             },
         )
 
-    def _losses(
-        self,
-        terms: HeadTerms,
-        streams: Streams,
-        taught: Directives | None,
-        denominators: Denominators,
-        bonus: float,
-    ) -> _Losses:
-        logprobs_N = terms.logprobs_N
-        loss = self.config.loss
-        pg = channel_sum(
-            pg_terms(terms, streams, loss, entropy_weight=bonus),
-            pg_weights(streams.pg_N.to(logprobs_N.dtype), streams.lengths, loss),
-            denominators.pg,
-        )
-        imitate = self._imitate(logprobs_N, streams, denominators.imitate)
-        distill = self._distill(terms, taught, denominators.distill)
-        total = joint(
-            pg,
-            distill,
-            imitate,
-            distill_coefficient=self.config.distillation.weight,
-            imitate_coefficient=self.config.refinement.weight,
-        )
-        return _Losses(total, pg, distill, imitate, pg_tokens(terms, streams, loss))
 
-    def _imitate(self, logprobs_N: torch.Tensor, streams: Streams, denominator: float) -> torch.Tensor:
-        if not bool((streams.imitate_N > 0).any()):
-            return logprobs_N.new_zeros(())
-        refinement = self.config.refinement
-        terms_N = -refinement_objective(
-            logprobs_N,
-            streams.advantages_N.to(logprobs_N.dtype),
-            mode=refinement.ratio_mode,
-            gamma=refinement.gamma,
-            start_logprobs_N=streams.behaviour_N.to(logprobs_N.dtype),
-            guided_logprobs_N=streams.guided_N.to(logprobs_N.dtype),
-        )
-        weights_N = streams.imitate_N.to(logprobs_N.dtype)
-        if refinement.normalizer == "shared":
-            weights_N = pg_weights(weights_N, streams.lengths, self.config.loss)
-        return channel_sum(terms_N, weights_N, denominator)
-
-    def _distill(self, terms: HeadTerms, taught: Directives | None, denominator: float) -> torch.Tensor:
-        student_MK = terms.support_MK
-        if taught is None:
-            return student_MK.new_zeros(())
-        options = self.config.distillation
-        terms_M = topk_tail_divergence(
-            student_MK,
-            taught.teacher_MK.to(student_MK.dtype),
-            kind=options.divergence,
-            jsd_alpha=options.jsd_alpha,
-            tail=options.tail,
-            whole_vocabulary=student_MK.shape[1] >= terms.vocabulary,
-        )
-        return channel_sum(terms_M, taught.weights_M.to(terms_M.dtype), denominator)
+_NOTHING = np.zeros(1)
+_IDLE = TrainSample(
+    rollout_id="",
+    task_id="",
+    prompt_ids=(0,),
+    completion_ids=(0,),
+    loss_mask=_NOTHING,
+    behaviour_logprobs=_NOTHING,
+    advantages=_NOTHING,
+    pg_weight=_NOTHING,
+    distill_weight=_NOTHING,
+    imitate_weight=_NOTHING,
+)
 
 
-class _Losses(NamedTuple):
-    total: torch.Tensor
-    pg: torch.Tensor
-    distill: torch.Tensor
-    imitate: torch.Tensor
-    pg_tokens: PgTokens
+def _finite(*values: float) -> bool:
+    return bool(np.isfinite(values).all())
 
 
-def _skipped(reason: str, *, sums: StepReport | None = None, norm: float = 0.0) -> StepReport:
+def _skipped(why: Skipped, reason: str, *, sums: StepReport | None = None, norm: float = 0.0) -> StepReport:
     if sums is not None:
-        return sums._replace(applied=False, reason=reason, grad_norm=norm)
+        return sums._replace(applied=False, skipped=why, reason=reason, grad_norm=norm)
     return StepReport(
         loss=0.0,
         pg_loss=0.0,
@@ -242,4 +261,5 @@ def _skipped(reason: str, *, sums: StepReport | None = None, norm: float = 0.0) 
         applied=False,
         reason=reason,
         diagnostics={},
+        skipped=why,
     )
