@@ -1,6 +1,6 @@
 """Divergences between a student's and a teacher's next-token distribution on a truncated support.
 
-Owns: top-K + tail bins, the three kinds, their safe gradients, and the closed-form gradient that tests them.
+Owns: the three kinds on top-K + tail bins, their safe gradients, and the closed-form gradient that tests them.
 Must not know: which model is which, where the ids came from, masks over tokens.
 Shape legend: N tokens, V vocabulary, K support ids, B bins (K, or K + 1 with the tail). S student, T teacher.
 Padding: a column that is -inf on BOTH sides does not exist. A row with NaN, or with an infinite divergence, keeps
@@ -15,14 +15,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from critique_rl.ops.bins import log_bins, log_mass
 from critique_rl.ops.precision import at_least_float32, require_same_shape
 
 DivergenceKind = Literal["reverse", "forward", "jsd"]
-
-# Below this mass a float32 tail is rounding noise.
-_MIN_TAIL = 1e-7
-# Log-prob whose exponential is 0 in float32 and float64 but which, unlike -inf, has a defined logsumexp gradient.
-_NOTHING = -1e4
 
 
 class _Bins(NamedTuple):
@@ -152,30 +148,17 @@ def divergence_logit_gradient(
     outside_N1 = centred_NB[:, -1:] if bins.has_tail else torch.zeros_like(centred_NB[:, :1])
     # Column V collects the padding, which must not overwrite a real id.
     force = outside_N1.expand(n, v + 1).scatter(-1, ids_NK.masked_fill(pad_NK, v), centred_NB[:, :k])[:, :v]
-    support_mass_N1 = _log_mass(student) if not (tail or whole_vocabulary) else 0.0
+    support_mass_N1 = log_mass(student) if not (tail or whole_vocabulary) else 0.0
     # Ids outside a renormalised support have force 0, and min() keeps their exponential from overflowing.
     return (logprobs_NV - support_mass_N1).clamp(max=0.0).exp() * force
 
 
 def _bins(student_NK: Tensor, teacher_NK: Tensor, *, tail: bool, whole_vocabulary: bool) -> _Bins:
-    if whole_vocabulary:
-        return _Bins(student_NK, teacher_NK, has_tail=False)
-    if not tail:
-        return _Bins(student_NK - _log_mass(student_NK), teacher_NK - _log_mass(teacher_NK), has_tail=False)
     return _Bins(
-        torch.cat([student_NK, _log_tail(student_NK)], dim=-1),
-        torch.cat([teacher_NK, _log_tail(teacher_NK)], dim=-1),
-        has_tail=True,
+        log_bins(student_NK, tail=tail, whole_vocabulary=whole_vocabulary),
+        log_bins(teacher_NK, tail=tail, whole_vocabulary=whole_vocabulary),
+        has_tail=tail and not whole_vocabulary,
     )
-
-
-def _log_mass(logprobs_NK: Tensor) -> Tensor:
-    return logprobs_NK.masked_fill(torch.isneginf(logprobs_NK), _NOTHING).logsumexp(dim=-1, keepdim=True)
-
-
-def _log_tail(logprobs_NK: Tensor) -> Tensor:
-    """log(1 - sum_v p_v) as log(-expm1(logsumexp)), which stays exact as the sum nears 1."""
-    return torch.log(-torch.expm1(_log_mass(logprobs_NK).clamp(max=-_MIN_TAIL)))
 
 
 def _cap_tail_gradient(bins: _Bins, cap: float) -> _Bins:

@@ -18,7 +18,7 @@ from torch import Tensor
 from critique_rl.ops.precision import at_least_float32, require_same_shape
 
 Objective = Literal["clip", "cispo", "gspo", "reinforce"]
-RatioMode = Literal["shaped", "awr", "oc_is"]
+RatioMode = Literal["shaped", "awr", "oc_is", "in_context"]
 
 _LOG_RATIO_LIMIT = 20.0
 
@@ -236,20 +236,23 @@ def refinement_objective(
     cap: float = 2.0,
     logprob_floor: float = -5.0,
     awr_coefficient: float = 0.1,
+    clip: float = 0.2,
 ) -> Tensor:
-    """Objective of refinement tokens y' scored under the bare prompt, p = pi(y'_t | q, y'_<t).
+    """Objective of refinement tokens y', with p = pi(y'_t | q, y'_<t) under the bare prompt but for in_context.
 
-    ======  ====================================  ===================================  =======================
-    mode    objective                             A times grad log p, first epoch      needs
-    ======  ====================================  ===================================  =======================
-    shaped  A p / (p + gamma)                     Psi(p) = gamma p / (p + gamma)^2     nothing else
-    awr     c A p / p0, 0 where log p0 < floor    c = awr_coefficient                  start: log p0, bare prompt
-    oc_is   A min(p / b, cap)                     min(p / b, cap)                      guided: log b, refine context
-    ======  ====================================  ===================================  =======================
+    ==========  ============================  ===================================  ==================================
+    mode        objective                     A times grad log p, first epoch      needs
+    ==========  ============================  ===================================  ==================================
+    shaped      A p / (p + gamma)             Psi(p) = gamma p / (p + gamma)^2     nothing else
+    awr         c A p / p0, 0 for p0 < floor  c = awr_coefficient                  start: log p0, bare prompt
+    oc_is       A min(p / b, cap)             min(p / b, cap)                      guided: log b, refine context
+    in_context  min(r A, clip(r) A), r = p/b  1                                    guided; p under the refine context
+    ==========  ============================  ===================================  ==================================
 
     shaped: Critique-GRPO (arXiv 2506.03106), WITHOUT its printed clip: that one would freeze every token with
-    p < gamma (1 - eps) / eps when A < 0. oc_is is the true importance ratio; a capped token keeps the constant weight
-    `cap` on grad log p, as in truncated importance sampling, and is not dropped. Log-ratios are clamped to +-20.
+    p < gamma (1 - eps) / eps when A < 0. awr: RLTF (arXiv 2602.02482). oc_is is the true importance ratio; a capped
+    token keeps the constant weight `cap` on grad log p, as in truncated importance sampling, and is not dropped.
+    in_context teaches what to do with guidance in view (Scaf-GRPO, arXiv 2510.19807). Log-ratios are clamped to +-20.
     All [N] -> [N]. Raises ValueError if the input that `mode` needs is missing, or a shape or number does not fit.
     """
     require_same_shape(policy_logprobs_N=policy_logprobs_N, advantages_N=advantages_N)
@@ -264,16 +267,18 @@ def refinement_objective(
         start = _where_known(known, start, policy)
         kept = torch.where(start >= logprob_floor, awr_coefficient * _ratio(policy, start), policy.new_zeros(()))
         return _nan_unless(known, _where_known(known, advantages_N, policy.new_zeros(())) * kept)
-    if mode == "oc_is":
+    if mode in ("oc_is", "in_context"):
+        guided = _needed(guided_logprobs_N, policy, "guided_logprobs_N", mode, "those of y', refine context")
+        if mode == "in_context":
+            return clipped_surrogate(policy, guided, advantages_N, clip_low=clip, clip_high=clip)
         if not cap > 0:
             raise ValueError(f"cap is {cap}; wanted a number above 0")
-        guided = _needed(guided_logprobs_N, policy, "guided_logprobs_N", mode, "those of y', refine context")
         known = _known(guided, advantages_N)
         weight = _ratio(policy.detach(), _where_known(known, guided, policy)).clamp(max=cap)
         # Value `weight`, gradient weight * grad log p, capped or not; a plain clamp would drop capped tokens.
         score = weight * torch.exp(policy - policy.detach())
         return _nan_unless(known, _where_known(known, advantages_N, policy.new_zeros(())) * score)
-    raise ValueError(f"mode is {mode!r}; wanted 'shaped', 'awr' or 'oc_is'")
+    raise ValueError(f"mode is {mode!r}; wanted 'shaped', 'awr', 'oc_is' or 'in_context'")
 
 
 def _sequence_ratio(policy: Tensor, behaviour: Tensor, weights: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -107,6 +107,24 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], confidence: flo
     return Interval(mean - half, mean + half)
 
 
+def seeds_interval(successes: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> Interval:
+    """Interval of the mean success over seeds: the wider of Student's t over the seeds' rates and Wilson's of the pool,
+    end by end, within [0, 1].
+
+    t alone has no width where all seeds agree, and Wilson alone takes the tasks of one seed for independent of each
+    other. One seed gives Wilson's. Raises ValueError for unequal lists, none, or counts that cannot be.
+    """
+    if len(successes) != len(trials) or not successes or min(trials) < 1:
+        raise ValueError(
+            f"{len(successes)} successes and {len(trials)} trials; wanted one of each per seed, trials >= 1"
+        )
+    pooled = wilson_interval(sum(successes), sum(trials), confidence)
+    if len(successes) == 1:
+        return pooled
+    spread = mean_interval([s / n for s, n in zip(successes, trials, strict=True)], confidence)
+    return Interval(max(0.0, min(pooled.low, spread.low)), min(1.0, max(pooled.high, spread.high)))
+
+
 def _beta_quantile(probability: float, a: float, b: float) -> float:
     return float(special.betaincinv(a, b, probability))
 

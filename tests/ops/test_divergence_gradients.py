@@ -41,11 +41,23 @@ SPEC_ROWS = [
 
 
 def autograd_gradient(
-    z: Tensor, teacher_z: Tensor, ids: Tensor, *, kind: DivergenceKind, cap: float = 10.0, **options: bool
+    z: Tensor,
+    teacher_z: Tensor,
+    ids: Tensor,
+    *,
+    kind: DivergenceKind,
+    cap: float = 10.0,
+    entry_clip: float | None = None,
+    **options: bool,
 ) -> Tensor:
     z = z.clone().requires_grad_()
     value = topk_tail_divergence(
-        gather_logprobs(z, ids), gather_logprobs(teacher_z, ids), kind=kind, tail_ratio_cap=cap, **options
+        gather_logprobs(z, ids),
+        gather_logprobs(teacher_z, ids),
+        kind=kind,
+        tail_ratio_cap=cap,
+        entry_clip=entry_clip,
+        **options,
     )
     (gradient,) = torch.autograd.grad(value.sum(), z)
     return gradient
@@ -135,6 +147,34 @@ def test_clipped_entries_stop_pushing() -> None:
     (gradient,) = torch.autograd.grad(value.sum(), s)
     # d/ds_v = -T_v, and 0 for ids 1 and 3, whose terms exceed .2
     assert gradient[0].tolist() == pytest.approx([-0.1, 0.0, -0.05, 0.0, -0.05], abs=1e-12)
+    # towards logits: dz_v = dL/ds_v + .2 S_v; the ids that were cut off are even pushed down a little
+    clipped = autograd_gradient(Z_STUDENT, Z_TEACHER, at, kind="forward", whole_vocabulary=True, entry_clip=0.2)
+    assert clipped[0].tolist() == pytest.approx([0.0, 0.05, -0.02, 0.014, -0.044], abs=1e-12)
+
+
+@pytest.mark.parametrize("tail", [True, False])
+def test_clipped_entries_against_a_plain_loop_and_finite_differences(tail: bool) -> None:
+    generator = torch.Generator().manual_seed(6)
+    z = torch.randn(4, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    teacher = torch.randn(4, 7, dtype=torch.float64, generator=generator)
+    at = topk_logprobs(teacher, 3).ids_NK
+    teacher_at = gather_logprobs(teacher, at)
+
+    def value(logits: Tensor) -> Tensor:
+        return topk_tail_divergence(
+            gather_logprobs(logits, at), teacher_at, kind="forward", tail=tail, entry_clip=0.1, tail_ratio_cap=math.inf
+        )
+
+    assert torch.autograd.gradcheck(value, (z,))
+    cut = 0
+    for n, got in enumerate(value(z).tolist()):
+        s, t = (side[n, at[n]].exp().tolist() for side in (z.log_softmax(-1), teacher.log_softmax(-1)))
+        bins = [(*s, 1 - sum(s)), (*t, 1 - sum(t))] if tail else [[x / sum(p) for x in p] for p in (s, t)]
+        entries = [q * math.log(q / p) for p, q in zip(*bins, strict=True)]
+        cut += sum(entry > 0.1 for entry in entries)
+        assert got == pytest.approx(sum(min(entry, 0.1) for entry in entries), abs=1e-12)
+    assert 0 < cut < 4 * (4 if tail else 3)  # both sides of the clip are there
+    assert value(z).min().item() < 0  # which is legal: only the upper side is bounded
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,8 +198,11 @@ def test_finite_differences(kind: DivergenceKind, tail: bool, rescale: bool) -> 
             tail_ratio_cap=math.inf,
         )
 
+    def whole(logits: Tensor) -> Tensor:
+        return full_divergence(logits, teacher, kind=kind)
+
     assert torch.autograd.gradcheck(value, (z,))
-    assert torch.autograd.gradcheck(lambda x: full_divergence(x, teacher, kind=kind), (z,))
+    assert torch.autograd.gradcheck(whole, (z,))
 
 
 def test_no_gradient_reaches_the_teacher() -> None:

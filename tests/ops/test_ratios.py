@@ -178,6 +178,41 @@ def test_gradient_weights_of_the_three_modes() -> None:
     assert gradient_weights(ones, "awr", start_logprobs_N=start) == pytest.approx([0.1] * 3)
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("shaped", [0.09, 0.25, 0.082645]),  # gamma p / (p + gamma)^2
+        ("awr", [0.1, 0.1, 0.1]),
+        ("oc_is", [0.947368, 0.166667, 0.0125]),  # p / b
+        ("in_context", [1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_table_of_gradient_weights_on_real_logits(mode: RatioMode, expected: list[float]) -> None:
+    # three rows of four logits, of which id 2 has the bare probability .9, .1, .01; the rest is shared unevenly
+    rows = [[(1 - p) * share for share in (0.5, 0.3)] + [p, (1 - p) * 0.2] for p in BARE]
+    guided = vector(*GUIDED).log()
+    if mode == "in_context":  # there the policy stands in the refine context, and has just sampled from it
+        rows = [[(1 - b) * share for share in (0.5, 0.3)] + [b, (1 - b) * 0.2] for b in GUIDED]
+    logits = (torch.tensor(rows, dtype=torch.float64).log() + vector(0.7)).requires_grad_()
+    logprobs = token_logprobs(logits, torch.tensor([2, 2, 2]))
+    objective = refinement_objective(
+        logprobs, vector(1.0, 1.0, 1.0), mode=mode, start_logprobs_N=vector(*BARE).log(), guided_logprobs_N=guided
+    )
+    (gradient,) = torch.autograd.grad(objective.sum(), logits)
+    score = torch.eye(4, dtype=torch.float64)[2] - logits.detach().softmax(-1)  # d log p / d logits
+    assert torch.allclose(gradient, vector(*expected).unsqueeze(1) * score, atol=1e-6)
+
+
+def test_in_context_is_ppo_under_the_refine_context() -> None:
+    guided, advantages = vector(0.5, 0.5, 0.5).log(), vector(1.0, -1.0, 1.0)
+    policy = vector(0.7, 0.7, 0.3).log()  # ratios 1.4, 1.4, .6
+    value = refinement_objective(policy, advantages, mode="in_context", guided_logprobs_N=guided)
+    assert value.tolist() == pytest.approx([1.2, -1.4, 0.6])
+    wide = refinement_objective(policy, advantages, mode="in_context", guided_logprobs_N=guided, clip=0.5)
+    assert wide.tolist() == pytest.approx([1.4, -1.4, 0.6])
+    assert torch.equal(value, clipped_surrogate(policy, guided, advantages))
+
+
 def test_values_equal_the_documented_objectives() -> None:
     policy, advantages = vector(*BARE).log(), vector(0.5, -1.0, 2.0)
     start, guided = vector(0.8, 0.2, 0.02).log(), vector(0.3, 0.6, 0.8).log()
@@ -219,7 +254,7 @@ def test_no_clip_on_the_shaped_weight() -> None:
     assert positive.tolist() == pytest.approx([0.7875, 0.4375, 0.079545], abs=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["shaped", "awr", "oc_is"])
+@pytest.mark.parametrize("mode", ["shaped", "awr", "oc_is", "in_context"])
 def test_refinement_gradients_against_finite_differences(mode: RatioMode) -> None:
     policy = vector(-0.3, -1.2, -2.0).requires_grad_()
     start, guided = vector(-0.35, -1.0, -3.0), vector(-0.2, -1.5, -2.5)  # no ratio reaches the cap
@@ -236,11 +271,11 @@ def test_refinement_gradients_against_finite_differences(mode: RatioMode) -> Non
         assert gradient[token].item() == pytest.approx((up - down) / 2e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize("mode", ["shaped", "awr", "oc_is"])
+@pytest.mark.parametrize("mode", ["shaped", "awr", "oc_is", "in_context"])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_refinements_move_the_token_the_way_of_their_advantage(mode: RatioMode, advantage: float) -> None:
     (weight,) = gradient_weights(
-        vector(advantage), mode, (0.3,), start_logprobs_N=vector(0.3).log(), guided_logprobs_N=vector(0.6).log()
+        vector(advantage), mode, (0.3,), start_logprobs_N=vector(0.3).log(), guided_logprobs_N=vector(0.28).log()
     )
     assert weight * advantage > 0
 
@@ -258,6 +293,7 @@ def test_missing_logprobs_and_advantages_are_loud_but_poison_no_gradient(missing
         refinement_objective(policy, holed, mode="shaped"),
         refinement_objective(policy, ones, mode="awr", start_logprobs_N=holed),
         refinement_objective(policy, ones, mode="oc_is", guided_logprobs_N=holed),
+        refinement_objective(policy, ones, mode="in_context", guided_logprobs_N=holed),
     ]
     for objective in cases:
         assert torch.isnan(objective).tolist() == [False, True, False]
@@ -286,6 +322,8 @@ def test_errors_name_what_came_and_the_way_out() -> None:
         refinement_objective(x, x, mode="awr", guided_logprobs_N=x)
     with pytest.raises(ValueError, match=r"mode 'oc_is' needs guided_logprobs_N"):
         refinement_objective(x, x, mode="oc_is", start_logprobs_N=x)
+    with pytest.raises(ValueError, match=r"mode 'in_context' needs guided_logprobs_N"):
+        refinement_objective(x, x, mode="in_context", start_logprobs_N=x)
     with pytest.raises(ValueError, match="mode is 'none'"):
         refinement_objective(x, x, mode="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cap is 0"):

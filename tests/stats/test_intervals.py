@@ -13,6 +13,7 @@ from critique_rl.stats.intervals import (
     clopper_pearson,
     mean_interval,
     rate_difference_interval,
+    seeds_interval,
     success_upper_bound,
     wilson_interval,
 )
@@ -141,3 +142,18 @@ def test_difference_without_trials_says_nothing() -> None:
     assert rate_difference_interval(3, 10, 0, 0) == (-1.0, 1.0)
     with pytest.raises(ValueError, match="5 successes in 4 trials"):
         rate_difference_interval(5, 4, 0, 10)
+
+
+def test_an_interval_over_seeds_is_never_narrower_than_either_of_its_two() -> None:
+    # Rates 0.2, 0.4, 0.6 at 10 tasks each: t interval 0.4 -+ 4.3027 * 0.2 / sqrt(3) = 0.4 -+ 0.4968.
+    spread = seeds_interval([2, 4, 6], [10, 10, 10])
+    assert spread.low == 0.0
+    assert spread.high == pytest.approx(0.4 + 4.302653 * 0.2 / math.sqrt(3), abs=1e-6)
+    # All seeds agree: t has no width, the pool of 600 tasks does.
+    agreed = seeds_interval([200, 200, 200], [200, 200, 200])
+    assert agreed == wilson_interval(600, 600)
+    assert seeds_interval([3], [10]) == wilson_interval(3, 10)
+    with pytest.raises(ValueError, match="one of each per seed"):
+        seeds_interval([1, 2], [10])
+    with pytest.raises(ValueError, match="one of each per seed"):
+        seeds_interval([], [])
