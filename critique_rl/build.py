@@ -9,49 +9,37 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
-import torch
-from accelerate import Accelerator
-
-from critique_rl.algorithms.cispo import Cispo
-from critique_rl.algorithms.critique_grpo import CritiqueGrpo
-from critique_rl.algorithms.dapo import Dapo
-from critique_rl.algorithms.directive_distillation import DirectiveDistillation
-from critique_rl.algorithms.dr_grpo import DrGrpo
-from critique_rl.algorithms.grpo import Grpo
-from critique_rl.algorithms.gspo import Gspo
-from critique_rl.algorithms.rloo import Rloo
-from critique_rl.algorithms.two_channel import TwoChannel
+from critique_rl.algorithms.by_name import build_algorithm
+from critique_rl.algorithms.paced import Paces
 from critique_rl.build_critic import build_critic
+from critique_rl.build_sampler import Sampler, build_sampler
 from critique_rl.config import algorithm as methods
 from critique_rl.config import rewards as judges
 from critique_rl.config import tasks as sources
-from critique_rl.config.algorithm import DistillationConfig
-from critique_rl.config.engine import VllmEngineConfig
-from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.config.algorithm import GATED_EVERY
+from critique_rl.config.run import RunConfig
 from critique_rl.critics.policy_critic import Ask, AskOptions, PolicyAnswer
-from critique_rl.engines.hf import HFEngine
-from critique_rl.engines.sync import write_checkpoint
-from critique_rl.engines.vllm_server import VllmServerEngine, vllm_engine
 from critique_rl.errors import ConfigError, CriticError
 from critique_rl.feedback.rows import read_feedback
 from critique_rl.feedback.screen import screened
-from critique_rl.lab.packaged import policy_dir
 from critique_rl.lab.tasks import LabTasks
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.recall import FeedbackGroups
+from critique_rl.policy.crew import Crew
 from critique_rl.policy.hf import HFPolicy
-from critique_rl.policy.load import end_token_ids, load_policy
-from critique_rl.policy.step import StepConfig
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.protocols import Algorithm, Reward, TaskSource, Tracker
+from critique_rl.protocols import Reward, RolloutEngine, TaskSource, Tracker
 from critique_rl.rewards.by_name import VerifierRouter
 from critique_rl.rewards.exact import ExactReward
 from critique_rl.rewards.format_reward import FormatReward
 from critique_rl.rewards.math_verify_reward import MathVerifyReward
 from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
+from critique_rl.schedule.anneal import Schedule
 from critique_rl.schedule.plateau import PlateauTracker
+from critique_rl.schedule.refresh_gate import RefreshGate
+from critique_rl.schedule.trip_wires import TripWires
 from critique_rl.schedule.trust import CriticTrust
 from critique_rl.stats.calibration import Calibrator
 from critique_rl.tasks.jsonl import JsonlTasks
@@ -59,13 +47,14 @@ from critique_rl.tasks.reasoning_gym_tasks import ReasoningGymTasks
 from critique_rl.types import Message
 
 
-def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None) -> Parts:
-    """Every object of a run. `exchanges` is where a remote critic's calls are recorded.
+def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None, crew: Crew | None = None) -> Parts:
+    """Every object of a run. `exchanges` is where a remote critic's calls are recorded; a `crew` shares the work.
 
     Errors: ConfigError, DataError, PromptError, ModelError, CriticSetupError, MissingExtraError: all of them before
     the first token is generated.
     """
-    algorithm = build_algorithm(config.algorithm)
+    paces = build_paces(config) if "critic" in config.reads else None
+    algorithm = build_algorithm(config.algorithm, config.refinement, config.distillation, paces)
     refine_template = load_prompt(config.refinement.prompt) if "refinement" in algorithm.needs else None
     teacher_template = load_prompt(config.distillation.prompt) if "teacher" in algorithm.needs else None
     for template in (refine_template, teacher_template):
@@ -80,7 +69,8 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None)
         # Before the weights are loaded, so that a missing key is told at once; self-critique gets them later.
         ask = partial(_ask_later, made)
         critic = build_critic(config.critic, exchanges=exchanges, ask=ask)
-    policy, engine = build_sampler(config)
+    closing: list[Callable[[], None]] = []
+    policy, engine = build_sampler(config, closing=closing, crew=crew)
     made.append(Sampler(policy, engine))
     feedback = None
     if config.feedback is not None:
@@ -99,47 +89,43 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None)
         policy=policy,
         engine=engine,
         reward=reward,
-        plateau=PlateauTracker(config.plateau, total_steps=config.budget.max_steps),
+        plateau=PlateauTracker(
+            config.plateau, total_steps=config.budget.max_steps, rungs=len(config.refinement.ladder)
+        ),
         algorithm=algorithm,
         tracker=tracker,
         critic=critic,
         feedback=feedback,
         trust=CriticTrust(config.trust) if judged else None,
+        teacher_gate=build_teacher_gate(config),
+        paces=paces,
+        guards=TripWires(config.guards) if "guards" in config.reads and config.feedback is None else None,
         score_map=read_score_map(config.trust.calibration, critic.name)
         if critic and config.trust.calibration
         else None,
         refine_template=refine_template,
         teacher_template=teacher_template,
+        closing=tuple(closing),
     )
 
 
-class Sampler(NamedTuple):
-    """A policy, and the engine that samples from its very weights."""
-
-    policy: HFPolicy
-    engine: HFEngine | VllmServerEngine
-
-
-def build_sampler(config: RunConfig) -> Sampler:
-    """Load the policy of a run. Errors: ModelError, ConfigError."""
-    accelerator = build_accelerator(config)
-    loaded = load_policy(config.policy, lab_directory=policy_dir())
-    policy = HFPolicy(loaded.model, loaded.tokenizer, accelerator, step_config(config))
-    end_ids = end_token_ids(policy.model, loaded.tokenizer)
-    if isinstance(config.engine, VllmEngineConfig):
-        # The whole model: with adapters, merge them into what is written.
-        save = partial(write_checkpoint, policy.model)
-        engine = vllm_engine(config.engine, policy, save, end_ids=end_ids, temperature=config.rollout.temperature)
-        return Sampler(policy, engine)
-    engine = HFEngine(
-        policy.model,
-        loaded.tokenizer,
-        accelerator,
-        end_ids=end_ids,
-        pad_id=policy.pad_id,
-        batch_size=config.rollout.batch_size,
+def build_paces(config: RunConfig) -> Paces:
+    """What the two directive channels weigh as the run goes on."""
+    steps = config.budget.max_steps
+    return Paces(
+        {
+            "distill": Schedule(config.distillation.schedule, total_steps=steps),
+            "imitate": Schedule(config.refinement.schedule, total_steps=steps),
+        }
     )
-    return Sampler(policy, engine)
+
+
+def build_teacher_gate(config: RunConfig) -> RefreshGate | None:
+    """What holds back a slow teacher, if the run asks for it."""
+    options = config.distillation
+    if "distillation" not in config.reads or not options.gated:
+        return None
+    return RefreshGate(every=GATED_EVERY if options.ema_every is None else options.ema_every)
 
 
 def read_score_map(path: str, critic: str) -> Callable[[float], float]:
@@ -158,56 +144,6 @@ def read_score_map(path: str, critic: str) -> Callable[[float], float]:
             f"trust.calibration: {path} has too few scores of {critic}: give rescue right attempts as well"
         )
     return lambda score: float(calibrator.apply([score])[0])
-
-
-def build_accelerator(config: RunConfig) -> Accelerator:
-    """Device and compute type; also sets torch's CPU threads. Errors: ConfigError if CUDA is asked for and absent."""
-    options = config.policy
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("policy.device = 'cuda', but torch sees no CUDA device; set it to 'auto' or 'cpu'")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    on_cuda = options.device != "cpu" and torch.cuda.is_available()
-    use_bf16 = options.dtype == "bfloat16" or (options.dtype == "auto" and on_cuda)
-    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if use_bf16 else "no")
-
-
-def step_config(config: RunConfig) -> StepConfig:
-    """The part of a run's config that the training step reads; no second model where no teacher is asked."""
-    taught = "distillation" in NEEDS[config.algorithm.name]
-    return StepConfig(
-        loss=config.loss,
-        refinement=config.refinement,
-        distillation=config.distillation if taught else DistillationConfig(teacher="live"),
-        optimizer=config.optimizer,
-        temperature=config.rollout.temperature,
-        max_completion_tokens=config.rollout.max_tokens,
-    )
-
-
-def build_algorithm(config: methods.AlgorithmConfig) -> Algorithm:
-    """The method that a config class names."""
-    match config:
-        case methods.GrpoConfig():
-            return Grpo(config)
-        case methods.DrGrpoConfig():
-            return DrGrpo(config)
-        case methods.DapoConfig():
-            return Dapo(config)
-        case methods.GspoConfig():
-            return Gspo(config)
-        case methods.CispoConfig():
-            return Cispo(config)
-        case methods.RlooConfig():
-            return Rloo(config)
-        case methods.CritiqueGrpoConfig():
-            return CritiqueGrpo(config)
-        case methods.DirectiveDistillationConfig():
-            return DirectiveDistillation(config)
-        case methods.TwoChannelConfig():
-            return TwoChannel(config)
-        case _:
-            assert_never(config)
 
 
 def build_tasks(config: sources.TasksConfig) -> TaskSource:
@@ -271,7 +207,7 @@ def build_policy_asker(config: RunConfig) -> Ask:
     return policy_asker(*build_sampler(alone))
 
 
-def policy_asker(policy: HFPolicy, engine: HFEngine | VllmServerEngine) -> Ask:
+def policy_asker(policy: HFPolicy, engine: RolloutEngine) -> Ask:
     """Samples critiques from a policy under the weights of the moment."""
     return partial(_ask_later, [Sampler(policy, engine)])
 

@@ -15,6 +15,7 @@ from critique_rl.critics.python_critic import python_critic
 from critique_rl.critics.recorded import recorded_critic
 from critique_rl.critics.rules import rules_critic
 from critique_rl.critics.scripted import scripted_critic
+from critique_rl.critics.shuffled import ShuffledCritic
 from critique_rl.errors import ConfigError
 from critique_rl.feedback.cache import AnswerCache
 from critique_rl.feedback.store import ExchangeStore
@@ -41,10 +42,14 @@ def build_critic(
         shared = LoopThread()
         members = [_member(config, n, exchanges, cache, ask, shared) for n in range(len(config.members))]
         return panel_critic(config, members, thread=shared)
+    if isinstance(config, critics.ShuffledCriticConfig):
+        inner = build_critic(config.critic, exchanges=exchanges, cache=cache, ask=ask, thread=thread)
+        assert inner is not None
+        return ShuffledCritic(inner)
     store = ExchangeStore(exchanges) if exchanges is not None else None
     match config:
         case critics.LabRulesCriticConfig():
-            return LabCritic()
+            return LabCritic(lies=config.lies, reveals=config.reveals)
         case critics.RulesCriticConfig():
             return rules_critic(config)
         case critics.OpenAICriticConfig():

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from critique_rl.config.algorithm import DistillationConfig
+from critique_rl.config.algorithm import DistillationConfig, imitation_options
 from critique_rl.config.engine import ContinuousEngineConfig, VllmEngineConfig
-from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.config.run import RunConfig
 from critique_rl.engines.crewed import CrewEngine
 from critique_rl.engines.hf import HFEngine
 from critique_rl.engines.nccl_sync import model_weights
@@ -166,10 +166,10 @@ def build_accelerator(config: RunConfig) -> Accelerator:
 
 def step_config(config: RunConfig) -> StepConfig:
     """The part of a run's config that the training step reads; no second model where no teacher is asked."""
-    taught = "distillation" in NEEDS[config.algorithm.name]
+    taught = "distillation" in config.reads
     return StepConfig(
         loss=config.loss,
-        refinement=config.refinement,
+        refinement=imitation_options(config.algorithm, config.refinement),
         distillation=config.distillation if taught else DistillationConfig(teacher="live"),
         optimizer=config.optimizer,
         temperature=config.rollout.temperature,

@@ -28,6 +28,7 @@ from critique_rl.loop.checkpoint import latest_checkpoint
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
 from critique_rl.loop.train import Trainer
+from critique_rl.policy.crew import Crew
 from critique_rl.provenance import commit, device_name, versions
 from critique_rl.report.page import write_report
 from critique_rl.trackers.console import ConsoleTracker
@@ -65,15 +66,25 @@ def plan(run_file: RunFile, output: Path, *, arms: Sequence[str] = (), seeds: Se
 
 
 def run_all(
-    runs: Sequence[PlannedRun], output: Path, *, title: str, checks: Sequence[Json], command: str, resume: bool = False
+    runs: Sequence[PlannedRun],
+    output: Path,
+    *,
+    title: str,
+    checks: Sequence[Json],
+    command: str,
+    resume: bool = False,
+    crew: Crew | None = None,
 ) -> Path:
-    """Run each planned run (those already finished are kept on resume); return the report's path."""
+    """Run each planned run (those already finished are kept on resume); return the report's path.
+
+    Called on the leading rank of a `crew`, whose others `build.follow`.
+    """
     started = time.monotonic()
     for check in checks:
         _judged(check, [])
     rows: list[Json] = []
     for planned in runs:
-        rows.append(run_one(planned, resume=resume))
+        rows.append(run_one(planned, resume=resume, crew=crew))
         summary = _overall(runs, rows, output, title=title, checks=checks, command=command)
         summary["wall_time_s"] = round(time.monotonic() - started, 1)
         _write_json(output / "summary.json", summary)
@@ -82,7 +93,7 @@ def run_all(
     return write_report(output)
 
 
-def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
+def run_one(planned: PlannedRun, *, resume: bool = False, console: bool = True, crew: Crew | None = None) -> Json:
     """Train one run to its budget and return its summary. Errors: every CritiqueRLError; what is on disk stays."""
     directory = planned.directory
     saved = latest_checkpoint(directory / "checkpoints") if resume else None
@@ -95,10 +106,10 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
     step = Progress.from_json(cast(Json, saved.state["progress"])).step if saved else None
     files = JsonlTracker(directory, resume_step=-1 if resume and saved is None else step)
     title = f"{planned.arm} · seed {planned.seed}"
-    tracker = FanoutTracker([files, ConsoleTracker(title=title)])
+    tracker = FanoutTracker([files, ConsoleTracker(title=title)] if console else [files])
     try:
         _write_text(directory / "config.json", dump(planned.config))
-        parts = build(planned.config, tracker=tracker, exchanges=directory / "exchanges.jsonl")
+        parts = build(planned.config, tracker=tracker, exchanges=directory / "exchanges.jsonl", crew=crew)
         trainer = Trainer(planned.config, parts, directory)
         try:
             _tell_what_a_step_may_cost(planned.config, parts)
@@ -110,6 +121,8 @@ def run_one(planned: PlannedRun, *, resume: bool = False) -> Json:
                 parts.critic.close()
             if isinstance(parts.engine, VllmServerEngine):
                 parts.engine.close()
+            for close in parts.closing:
+                close()
     finally:
         tracker.close()
     result = summarise(planned, trainer)

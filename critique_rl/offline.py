@@ -25,11 +25,12 @@ from critique_rl.config.critic import (
     CriticConfig,
     LiteLLMCriticConfig,
     OpenAICriticConfig,
-    PanelCriticConfig,
     PolicyCriticConfig,
     PromptedCriticConfig,
     PythonCriticConfig,
+    members_of,
     shows_reference,
+    with_members,
 )
 from critique_rl.config.load import load_run
 from critique_rl.critics.estimate import Estimate, Estimator
@@ -328,30 +329,30 @@ def _with_cache(spec: BatchSpec) -> CriticConfig:
 
 
 def _cached(config: CriticConfig, path: str) -> CriticConfig:
-    if isinstance(config, PanelCriticConfig):
-        return config.model_copy(update={"members": tuple(_cached(member, path) for member in config.members)})
+    if members_of(config):
+        return with_members(config, lambda member: _cached(member, path))
     if isinstance(config, OpenAICriticConfig | LiteLLMCriticConfig) and not config.cache:
         return config.model_copy(update={"cache": path})
     return config
 
 
 def _is_policy(config: CriticConfig) -> bool:
-    if isinstance(config, PanelCriticConfig):
-        return any(map(_is_policy, config.members))
+    if members_of(config):
+        return any(map(_is_policy, members_of(config)))
     return isinstance(config, PolicyCriticConfig)
 
 
 def _prompt_hashes(config: CriticConfig) -> tuple[str, ...]:
-    if isinstance(config, PanelCriticConfig):
-        return tuple(text for member in config.members for text in _prompt_hashes(member))
+    if members_of(config):
+        return tuple(text for member in members_of(config) for text in _prompt_hashes(member))
     if isinstance(config, PythonCriticConfig):
         return (source_digest(config.path)[:16],)
     return (load_prompt(config.prompt).hash,) if isinstance(config, PromptedCriticConfig) else ()
 
 
 def _in_flight(config: CriticConfig) -> int:
-    if isinstance(config, PanelCriticConfig):
-        return max(_in_flight(member) for member in config.members)
+    if members_of(config):
+        return max(map(_in_flight, members_of(config)))
     if isinstance(config, OpenAICriticConfig | LiteLLMCriticConfig | PythonCriticConfig):
         return config.max_in_flight
     return _IN_FLIGHT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -97,13 +98,37 @@ class GroupState(Protocol):
     @property
     def select(self) -> bool: ...
 
+    @property
+    def rung(self) -> int:
+        """Which step of the guidance ladder is to be used, from 0."""
+        ...
+
 
 class Plateau(Protocol):
     """Watches prompts and the run for stalls; its state is plain JSON and travels in checkpoints."""
 
     def observe(
-        self, step: int, task_id: str, scores: Sequence[Score], finished: Sequence[bool], *, kind: str = ""
+        self,
+        step: int,
+        task_id: str,
+        scores: Sequence[Score],
+        finished: Sequence[bool],
+        *,
+        kind: str = "",
+        verifier: str = "",
     ) -> GroupState: ...
+
+    def wants_verifier_check(self, verifier: str, step: int) -> bool:
+        """Whether this verifier should be tried on reference answers before the step's groups are observed."""
+        ...
+
+    def note_verifier(self, verifier: str, step: int, *, accepts: bool | None, found: str = "") -> None:
+        """What the check came to (None: nothing can be said), in words for a person."""
+        ...
+
+    def alarms(self) -> Sequence[tuple[str, str]]:
+        """What is wrong with the whole run since the last call: (cause, sentence for a person)."""
+        ...
 
     def note_critiqued(self, task_id: str, step: int) -> None: ...
 
@@ -115,6 +140,14 @@ class Plateau(Protocol):
     def counts(self) -> Mapping[str, float]: ...
 
     def message(self) -> str: ...
+
+    def mark(self) -> None:
+        """Remember this moment; the cost does not grow with the number of prompts."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything since `mark`, once."""
+        ...
 
     def state_dict(self) -> dict[str, object]: ...
 
@@ -152,6 +185,54 @@ class Trust(Protocol):
 
     def figures(self) -> Mapping[str, float]: ...
 
+    def mark(self) -> None:
+        """Remember this moment at a constant cost."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything since `mark`, once."""
+        ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class Guards(Protocol):
+    """Watches the policy's own rollouts and says whether feedback may be injected; its state is plain JSON."""
+
+    def observe(
+        self,
+        *,
+        entropy: float | None,
+        p50_tokens: float | None,
+        p95_tokens: float | None,
+        truncated: float | None,
+        success: float | None,
+        injecting: bool,
+    ) -> None: ...
+
+    @property
+    def allows_injection(self) -> bool: ...
+
+    def message(self) -> str | None:
+        """What changed since the last call, for a person; else None."""
+        ...
+
+    def figures(self) -> Mapping[str, float]: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class TeacherGate(Protocol):
+    """Says after which steps a slow teacher may follow the policy; its state is plain JSON."""
+
+    def observe(self, *, reward: float | None, p95_tokens: float | None, truncated: float | None) -> bool: ...
+
+    def figures(self) -> Mapping[str, float]: ...
+
     def state_dict(self) -> dict[str, object]: ...
 
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
@@ -174,9 +255,16 @@ class FeedbackSource(Protocol):
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
+class Skipped(StrEnum):
+    """Why a step changed no weight."""
+
+    NOTHING_TO_LEARN = "nothing to learn"
+    NOT_FINITE = "not finite"
+
+
 class StepReport(NamedTuple):
-    """What one optimiser step did. Losses are the channel's sum over its own global denominator; `applied` is False
-    when a non-finite gradient skipped the step (`reason` says why)."""
+    """What one optimiser step did. Losses are the channel's sum over its own global denominator; where `applied` is
+    False, `skipped` says why and `reason` says it in words."""
 
     loss: float
     pg_loss: float
@@ -187,6 +275,7 @@ class StepReport(NamedTuple):
     applied: bool
     reason: str
     diagnostics: Mapping[str, float]
+    skipped: Skipped | None = None
 
 
 class Policy(Protocol):
@@ -222,8 +311,11 @@ class Policy(Protocol):
         top-K. The completions' ids are used as they are, never re-encoded."""
         ...
 
-    def step(self, samples: Sequence[TrainSample]) -> StepReport:
-        """One optimiser step on the three weight streams; skipped (`applied=False`) if nothing carries a gradient."""
+    def step(self, samples: Sequence[TrainSample], *, refresh_teacher: bool | None = None) -> StepReport:
+        """One optimiser step on the three weight streams; skipped (`applied=False`) if nothing carries a gradient.
+
+        `refresh_teacher` says whether a slow teacher follows after it; None leaves that to its own schedule.
+        """
         ...
 
     def save(self, directory: Path) -> None: ...

@@ -16,11 +16,15 @@ from typing import NamedTuple, cast
 from critique_rl.build import build, policy_asker
 from critique_rl.build_critic import build_critic
 from critique_rl.config.algorithm import GrpoConfig
-from critique_rl.config.critic import CriticConfig, PanelCriticConfig, RemoteCriticConfig, shows_reference
+from critique_rl.config.critic import (
+    CriticConfig,
+    RemoteCriticConfig,
+    members_of,
+    shows_reference,
+    with_members,
+)
 from critique_rl.config.run import RunConfig
 from critique_rl.critics.policy_critic import AskOptions, PolicyAnswer
-from critique_rl.engines.hf import HFEngine
-from critique_rl.engines.vllm_server import VllmServerEngine
 from critique_rl.errors import ConfigError, CriticError, DataError
 from critique_rl.feedback.rows import RolloutRow, request_of
 from critique_rl.loop.collect import as_rollout
@@ -207,8 +211,8 @@ def _plan(critics: Sequence[tuple[str, CriticConfig]], *, with_reference: bool) 
 
 def _without_deadline(config: CriticConfig) -> CriticConfig:
     """A stage's deadline is set for one training step, and here all attempts are sent at once."""
-    if isinstance(config, PanelCriticConfig):
-        return config.model_copy(update={"members": tuple(map(_without_deadline, config.members))})
+    if members_of(config):
+        return with_members(config, _without_deadline)
     return config.model_copy(update={"stage_deadline_s": None}) if isinstance(config, RemoteCriticConfig) else config
 
 
@@ -236,7 +240,6 @@ def _built(planned: _Planned, made: Sequence[Parts], open_critics: ExitStack) ->
     def ask(asked: Sequence[tuple[Message, ...]], options: AskOptions) -> Sequence[PolicyAnswer | CriticError]:
         parts = made[0]
         assert isinstance(parts.policy, HFPolicy)
-        assert isinstance(parts.engine, HFEngine | VllmServerEngine)
         return policy_asker(parts.policy, parts.engine)(asked, options)
 
     critic = build_critic(planned.config, ask=ask) if planned.config is not None else None

@@ -180,13 +180,17 @@ class Critique:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticRequest:
-    """What a critic may see of one attempt. `reference` is None unless the run allows critics to see the answer."""
+    """What a critic may see of one attempt. `reference` is None unless the run allows critics to see the answer.
+
+    `other_attempts` are further wrong attempts at the task that the same critique is to serve.
+    """
 
     rollout_id: str
     task: Task
     attempt: str
     score: Score
     reference: str | None = None
+    other_attempts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +199,8 @@ class Refinement:
 
     `rollout.prompt_ids` are the ids of the REFINE context it was sampled under; training scores it under the bare
     prompt. `bare_logprobs` are the policy's log-probs [T] of the same ids under the bare prompt at sampling time.
-    `rejected` is the reason why it may not be trained on, or "".
+    `rejected` is the reason why it may not be trained on, or "". `rung` is the step of the guidance ladder that it was
+    sampled with, as config spells it.
     """
 
     attempt_id: str
@@ -204,6 +209,7 @@ class Refinement:
     score: Score
     bare_logprobs: tuple[float, ...] = ()
     rejected: str = ""
+    rung: str = ""
 
     @property
     def reliance(self) -> float:
@@ -235,6 +241,7 @@ class Group:
     `late`: an earlier step already trained on the rollouts' rewards, and only the directive channel is still to come.
     `controls` are second attempts under a bare verdict, sampled to judge the critic and never trained on.
     `corrections[id]` are truncated importance weights [T] of rollouts that an older policy sampled; missing means 1.
+    `rung` is the step of the guidance ladder that a plateaued group gets; "" is a critique.
     """
 
     task: Task
@@ -247,6 +254,7 @@ class Group:
     late: bool = False
     controls: tuple[Refinement, ...] = ()
     corrections: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    rung: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

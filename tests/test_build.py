@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import torch
 
-from critique_rl import build as building
+from critique_rl import build_sampler
 from critique_rl.algorithms.cispo import Cispo
 from critique_rl.algorithms.critique_grpo import CritiqueGrpo
 from critique_rl.algorithms.dapo import Dapo
@@ -20,16 +20,16 @@ from critique_rl.algorithms.dr_grpo import DrGrpo
 from critique_rl.algorithms.grpo import Grpo
 from critique_rl.algorithms.gspo import Gspo
 from critique_rl.algorithms.rloo import Rloo
+from critique_rl.algorithms.self_imitation import SelfImitation
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.build import (
     build,
-    build_accelerator,
     build_algorithm,
     build_critic,
     build_reward,
     build_tasks,
-    step_config,
 )
+from critique_rl.build_sampler import build_accelerator, step_config
 from critique_rl.config.load import validate
 from critique_rl.config.run import NEEDS, RunConfig
 from critique_rl.critics.recorded import RecordedCritic
@@ -76,6 +76,7 @@ def rows(path: Path, *verifiers: str) -> Path:
         ("gspo", Gspo),
         ("cispo", Cispo),
         ("rloo", Rloo),
+        ("self_imitation", SelfImitation),
         ("critique_grpo", CritiqueGrpo),
         ("directive_distillation", DirectiveDistillation),
         ("two_channel", TwoChannel),
@@ -161,7 +162,7 @@ def test_a_whole_run_is_built() -> None:
     assert isinstance(policy, HFPolicy) and isinstance(engine, HFEngine)
     assert engine.model is policy.model  # sampled from the very weights that are trained
     assert not policy.model.training
-    assert isinstance(parts.critic, LabCritic) and isinstance(parts.algorithm, TwoChannel)
+    assert isinstance(parts.critic, LabCritic) and parts.algorithm.name == "two_channel"
     assert parts.refine_template is not None and parts.refine_template.name == "lab_refine"
     assert parts.teacher_template is not None and parts.teacher_template.name == "lab_teacher"
 
@@ -243,7 +244,7 @@ def test_every_fault_is_found_before_a_token_is_generated(
         "NO_SUCH_KEY": {**BOTH, "critic": {"kind": "openai", "model": "m", "api_key_env": "NO_SUCH_KEY"}},
     }
     if words != "nowhere":
-        monkeypatch.setattr(building, "load_policy", lambda *_, **__: pytest.fail("the model was loaded first"))
+        monkeypatch.setattr(build_sampler, "load_policy", lambda *_, **__: pytest.fail("the model was loaded first"))
     with pytest.raises(error, match=words):
         build(config_of(**changes[words]), tracker=Memory())
 

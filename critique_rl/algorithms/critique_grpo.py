@@ -13,6 +13,7 @@ from typing import Literal
 
 from critique_rl.algorithms.stamping import advantages_of, blank, stamp_imitation, stamp_pg
 from critique_rl.config.algorithm import CritiqueGrpoConfig
+from critique_rl.config.refinement import RefinementConfig
 from critique_rl.types import Group, TrainSample
 
 
@@ -22,8 +23,9 @@ class CritiqueGrpo:
     name = "critique_grpo"
     needs: frozenset[Literal["critique", "refinement", "teacher"]] = frozenset({"critique", "refinement"})
 
-    def __init__(self, config: CritiqueGrpoConfig) -> None:
+    def __init__(self, config: CritiqueGrpoConfig, refinement: RefinementConfig | None = None) -> None:
         self.config = config
+        self.refinement = RefinementConfig() if refinement is None else refinement
 
     def assemble(self, groups: Sequence[Group]) -> list[TrainSample]:
         """One sample per rollout and per accepted refinement."""
@@ -34,5 +36,5 @@ class CritiqueGrpo:
                 group, rewards, scale=self.config.scale, baseline=self.config.baseline, use_refinements=True
             )
             samples += [stamp_pg(blank(r), a) for r, a in zip(group.rollouts, moved.rollouts, strict=True)]
-            samples += stamp_imitation(group, moved.refinements)
+            samples += stamp_imitation(group, moved.refinements, self.refinement)
         return samples

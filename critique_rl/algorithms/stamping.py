@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from critique_rl.config.algorithm import Baseline, Scale
+from critique_rl.config.refinement import RefinementConfig
 from critique_rl.ops.advantages import group_advantages, union_advantages
 from critique_rl.types import Array, Group, Refinement, Rollout, ScoreStatus, TrainSample
 
@@ -97,19 +99,31 @@ def group_samples(groups: Sequence[Group], *, scale: Scale) -> list[TrainSample]
     return samples
 
 
-def stamp_imitation(group: Group, advantages: Sequence[float]) -> list[TrainSample]:
-    """Accepted refinements as samples under the BARE prompt of the group's rollouts (arXiv 2506.03106, eq. 4)."""
+def stamp_imitation(
+    group: Group, advantages: Sequence[float], options: RefinementConfig | None = None
+) -> list[TrainSample]:
+    """Accepted refinements as samples under the BARE prompt of the group's rollouts (arXiv 2506.03106, eq. 4).
+
+    With `ratio_mode = "in_context"` under the context that each was sampled with, whose log-probs then are both what it
+    was sampled with and what its ratio is taken against.
+    """
+    options = RefinementConfig() if options is None else options
     bare_prompt = group.rollouts[0].prompt_ids
     samples: list[TrainSample] = []
     for refinement, advantage in zip(accepted(group), advantages, strict=True):
-        sample = blank(refinement.rollout, bare_prompt)
+        if options.ratio_mode == "in_context":
+            sample = blank(refinement.rollout)
+            start = guided = sample.behaviour_logprobs
+        else:
+            sample = blank(refinement.rollout, bare_prompt)
+            start, guided = np.asarray(refinement.bare_logprobs, dtype=np.float64), sample.behaviour_logprobs
         samples.append(
             replace(
                 sample,
                 advantages=_full(sample, advantage),
                 imitate_weight=_full(sample, 1.0),
-                behaviour_logprobs=np.asarray(refinement.bare_logprobs, dtype=np.float64),
-                guided_logprobs=sample.behaviour_logprobs,
+                behaviour_logprobs=start,
+                guided_logprobs=guided,
             )
         )
     return samples
@@ -122,6 +136,18 @@ def stamp_targets(sample: TrainSample, group: Group) -> TrainSample:
         return sample
     weights = group.corrections.get(sample.rollout_id)
     return replace(sample, teacher=targets, distill_weight=_full(sample, 1.0) if weights is None else weights)
+
+
+def taught(sample: TrainSample) -> NDArray[np.bool_]:
+    """[T]: where a token is distilled, being weighted, unmasked and with a usable teacher."""
+    if sample.teacher is None:
+        return np.zeros(len(sample.completion_ids), dtype=np.bool_)
+    return sample.distill_weight * sample.loss_mask * sample.teacher.mask_T > 0
+
+
+def steps_taken(groups: Sequence[Group]) -> int:
+    """Applied steps behind the policy that sampled the newest rollout: a clock that no resume can set back."""
+    return max((rollout.policy_version for group in groups for rollout in group.rollouts), default=0)
 
 
 def _full(sample: TrainSample, value: float) -> Array:

@@ -119,14 +119,13 @@ def _config(path: Path, known: argparse.Namespace, pairs: Overrides) -> RunConfi
     """The run whose policy, tasks and prompts are used; without --arm the first arm that samples refinements."""
     from critique_rl.cli.quiet import quiet_libraries
     from critique_rl.config.load import read_run_file, resolve
-    from critique_rl.config.run import NEEDS
 
     run_file = read_run_file(path, pairs)
     quiet_libraries()
     if known.arm or not run_file.arms:
         return resolve(run_file, arm=known.arm)
     configs = [resolve(run_file, arm=arm) for arm in run_file.arms]
-    return next((config for config in configs if "refinement" in NEEDS[config.algorithm.name]), configs[0])
+    return next((config for config in configs if "refinement" in config.reads), configs[0])
 
 
 def _critic(spec: str) -> CriticConfig:

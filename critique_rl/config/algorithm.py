@@ -1,20 +1,32 @@
-"""Which method stamps the weights, and the options of its two feedback channels.
+"""Which method stamps the weights, with its own options; those of its two feedback channels are named here, too.
 
-Owns: every default of the algorithms, the refinement stage and the directive distillation. A section that a method
-never reads is an error when it is set (see `config.run`). Must not know: torch.
+Owns: every default of the algorithms. A section that a method never reads is an error when it is set (see
+`config.run`). Must not know: torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, model_validator
 
 from critique_rl.config.base import Strict
+from critique_rl.config.distillation import DISTILLED_K as DISTILLED_K
+from critique_rl.config.distillation import EMA_EVERY as EMA_EVERY
+from critique_rl.config.distillation import EMA_RATE as EMA_RATE
+from critique_rl.config.distillation import GAP_CLIP as GAP_CLIP
+from critique_rl.config.distillation import GATED_EVERY as GATED_EVERY
+from critique_rl.config.distillation import TARGET_MIX as TARGET_MIX
+from critique_rl.config.distillation import DistillationConfig as DistillationConfig
+from critique_rl.config.distillation import TeacherServerConfig as TeacherServerConfig
+from critique_rl.config.refinement import RefinementConfig as RefinementConfig
 
 Scale = Literal["none", "std", "loo"]
 Baseline = Literal["union", "first_turn"]
+Part = Literal["scores", "targets", "refinements"]
+PARTS: tuple[Part, ...] = ("scores", "targets", "refinements")
+"""What may be learned from a critique."""
 
 
 class GrpoConfig(Strict):
@@ -75,10 +87,25 @@ class DirectiveDistillationConfig(Strict):
     name: Literal["directive_distillation"] = "directive_distillation"
 
 
+class SelfImitationConfig(Strict):
+    """GRPO plus the shaped objective on the group's own right rollouts: what shaping is worth without any critic."""
+
+    name: Literal["self_imitation"] = "self_imitation"
+    scale: Scale = Field(default="none", description="as in grpo")
+    gamma: float = Field(default=0.1, gt=0.0, lt=1.0, description="shaping constant of pi / (pi + gamma)")
+    weight: float = Field(default=1.0, gt=0.0, description="coefficient of the imitation channel")
+
+
 class TwoChannelConfig(Strict):
     """Both channels in one step: evaluative scalars move advantages, directives make targets and refinements."""
 
     name: Literal["two_channel"] = "two_channel"
+    use: tuple[Part, ...] = Field(
+        default=PARTS,
+        description="what is learned from a critique; scores: the critic's numbers move advantages where the verifier "
+        "cannot rank; targets: the teacher, shown the directive, re-scores the attempt; refinements: verified second "
+        "attempts. Verified rewards are learned from in any case",
+    )
     scale: Scale = Field(default="none", description="as in grpo")
     baseline: Baseline = Field(default="union", description="as in critique_grpo")
     critic_score_weight: float = Field(
@@ -86,8 +113,42 @@ class TwoChannelConfig(Strict):
         ge=0.0,
         lt=1.0,
         description="weight of the critic's mean score inside a group that the verifier cannot rank (all rewards "
-        "equal); below 1, so that no critic outranks a verified success; 0 turns it off",
+        "equal); below 1, so that no critic outranks a verified success; 0 turns it off, as use without scores does",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_scores_no_weight(cls, tree: object) -> object:
+        if not isinstance(tree, Mapping):
+            return tree
+        own = cast("Mapping[str, object]", tree)
+        use = own.get("use", PARTS)
+        off = isinstance(use, (list, tuple)) and "scores" not in use
+        return {"critic_score_weight": 0.0, **own} if off else own
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> TwoChannelConfig:
+        scored = "scores" in self.use
+        if not self.use or (self.use == ("scores",) and self.critic_score_weight == 0):
+            raise ValueError(
+                f"use = {list(self.use)} with critic_score_weight = {self.critic_score_weight} learns nothing from a "
+                f'critique: that is GRPO; name some of {", ".join(PARTS)}, or set algorithm.name = "grpo"'
+            )
+        if len(set(self.use)) < len(self.use):
+            raise ValueError(
+                f"use = {list(self.use)} names a part twice; wanted each of {', '.join(PARTS)} at most once"
+            )
+        if not scored and self.critic_score_weight > 0:
+            raise ValueError(
+                f"critic_score_weight = {self.critic_score_weight} has no effect with use = {list(self.use)}; remove "
+                'it, or add "scores" to use'
+            )
+        if "refinements" not in self.use and self.baseline != "union":
+            raise ValueError(
+                f"baseline = {self.baseline!r} has no effect with use = {list(self.use)}, since no refinement joins a "
+                'group; remove it, or add "refinements" to use'
+            )
+        return self
 
 
 AlgorithmConfig = Annotated[
@@ -98,10 +159,19 @@ AlgorithmConfig = Annotated[
     | CispoConfig
     | RlooConfig
     | CritiqueGrpoConfig
+    | SelfImitationConfig
     | DirectiveDistillationConfig
     | TwoChannelConfig,
     Field(discriminator="name"),
 ]
+
+
+def imitation_options(algorithm: AlgorithmConfig, refinement: RefinementConfig) -> RefinementConfig:
+    """What the imitation channel of a step reads: [refinement], or the keys of a method that has its own."""
+    if isinstance(algorithm, SelfImitationConfig):
+        return RefinementConfig(gamma=algorithm.gamma, weight=algorithm.weight)
+    return refinement
+
 
 LOSS_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "dr_grpo": {"objective": "clip", "normalizer": "constant"},
@@ -111,116 +181,3 @@ LOSS_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "rloo": {"objective": "reinforce", "normalizer": "constant"},
 }
 """What each named method sets in [loss]; a key that the run file sets wins over it."""
-
-
-class RefinementConfig(Strict):
-    """Second attempts sampled with the critique in view, and the imitation loss on the verified ones."""
-
-    prompt: str = Field(default="refine", description="template of the refine context: a catalogue name or a path")
-    per_attempt: int = Field(default=1, ge=1, description="refinements sampled per critiqued attempt")
-    max_attempts: int = Field(default=8, ge=1, description="critiqued attempts refined per group")
-    max_injected: int = Field(default=1, ge=1, description="verified refinements trained on per group")
-    min_bare_logprob: float = Field(
-        default=-20.0,
-        le=0.0,
-        description="refinements whose mean log-prob (nats/token) under the bare prompt is lower are dropped",
-    )
-    max_copied: float = Field(
-        default=0.3,
-        gt=0.0,
-        le=1.0,
-        description="largest share of a refinement's 8-grams that may be copied from the critique",
-    )
-    ratio_mode: Literal["shaped", "awr", "oc_is"] = Field(default="shaped", description="weight of off-context tokens")
-    gamma: float = Field(default=0.1, gt=0.0, lt=1.0, description="shaping constant of pi / (pi + gamma)")
-    weight: float = Field(default=1.0, gt=0.0, description="coefficient of the imitation channel")
-    normalizer: Literal["own", "shared"] = Field(
-        default="own", description="divide by the refinements' own token count, or by the policy-gradient constant"
-    )
-
-
-EMA_RATE = 0.01
-"""What a refresh of the ema teacher mixes in where nothing else is said."""
-
-EMA_EVERY = 1
-"""Applied steps between its refreshes where nothing else is said."""
-
-DISTILLED_K = 20
-"""Support size where nothing else is said."""
-
-
-class TeacherServerConfig(Strict):
-    """A vLLM server whose model scores the attempts; it must have the policy's tokenizer."""
-
-    model: str = Field(description="what the server calls its model (--served-model-name)")
-    base_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://", description="without /v1")
-    api_key_env: str = Field(
-        default="VLLM_API_KEY", description="variable that holds the server's key, if it wants one"
-    )
-    max_in_flight: int = Field(default=64, ge=1, description="attempts sent and not yet scored")
-    timeout_s: float = Field(default=600.0, gt=0.0, description="longest wait for one attempt's log-probs")
-
-
-class DistillationConfig(Strict):
-    """Directive text as token-level targets: who the teacher is, on which support, with which divergence."""
-
-    prompt: str = Field(default="teacher", description="template of the teacher's context: a catalogue name or a path")
-    teacher: Literal["live", "frozen", "ema", "served"] = Field(
-        default="frozen",
-        description="the policy as it is now, as it started, the slow average of its weights, or a model behind a "
-        "vLLM server ([distillation.server])",
-    )
-    server: TeacherServerConfig | None = None
-    ema_rate: float | None = Field(
-        default=None,
-        gt=0.0,
-        le=1.0,
-        description=f"share of the policy's weights that a refresh of the ema teacher mixes in (None: {EMA_RATE})",
-    )
-    ema_every: int | None = Field(
-        default=None,
-        ge=1,
-        description=f"applied steps from one refresh of the ema teacher to the next (None: {EMA_EVERY})",
-    )
-    k: int = Field(default=DISTILLED_K, ge=1, description="support size; the rest of the vocabulary is one tail bin")
-    support: Literal["teacher", "student", "sampled"] = Field(
-        default="teacher",
-        description="whose top-K ids are compared, or the sampled token alone: noisier, and without any pull where the "
-        "policy is sure of that token",
-    )
-    divergence: Literal["forward", "reverse", "jsd"] = Field(
-        default="forward",
-        description="forward = KL(teacher||student): keeps its gradient where the student is sure and wrong",
-    )
-    jsd_alpha: float = Field(default=0.5, gt=0.0, lt=1.0, description="weight of the teacher in the JSD mixture")
-    tail: bool = Field(default=True, description="compare the mass outside the support too")
-    weight: float = Field(default=1.0, gt=0.0, description="coefficient of the distillation channel")
-    max_tokens: int | None = Field(
-        default=None, ge=1, description="distil only the first N completion tokens (None: all)"
-    )
-    max_context_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        description="longest context of the teacher, in tokens (None: what the model's positions leave beside the "
-        "completion); of a longer one the attempt is cut in the middle, else its row gets no targets",
-    )
-
-    @model_validator(mode="after")
-    def _every_key_is_read(self) -> DistillationConfig:
-        for key in ("ema_rate", "ema_every"):
-            if self.teacher != "ema" and getattr(self, key) is not None:
-                raise ValueError(
-                    f"{key} = {getattr(self, key)} has no effect with teacher = {self.teacher!r}; "
-                    'remove it, or set teacher = "ema"'
-                )
-        if self.support == "sampled" and self.k != DISTILLED_K:
-            raise ValueError(
-                f'k = {self.k} has no effect with support = "sampled", which compares one id; remove it, '
-                'or set support to "teacher" or "student"'
-            )
-        if not self.tail and (self.support == "sampled" or self.k == 1):
-            raise ValueError(
-                "tail = false leaves a single id, whose renormalised probability is always 1, so that nothing would be "
-                'learned; remove it, or compare more ids (support = "teacher" or "student", k of 2 or more)'
-            )
-        return self

@@ -7,6 +7,7 @@ A key is never in a config: only the name of the environment variable that holds
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -179,9 +180,13 @@ class RulesCriticConfig(Strict):
 
 
 class LabRulesCriticConfig(Strict):
-    """The lab's own rule critic."""
+    """The lab's own rule critic, with two knobs that spoil it for controls."""
 
     kind: Literal["lab_rules"]
+    lies: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="probability that a critique is advice for another kind of sum"
+    )
+    reveals: bool = Field(default=False, description="say the answer's digits instead of which step is wrong")
 
 
 class PolicyCriticConfig(_Shown):
@@ -225,6 +230,13 @@ SingleCriticConfig = (
 )
 
 
+class ShuffledCriticConfig(Strict):
+    """A control: another critic's directives, each given to an attempt at another task."""
+
+    kind: Literal["shuffled"]
+    critic: Annotated[SingleCriticConfig, Field(discriminator="kind")]
+
+
 class PanelCriticConfig(Strict):
     """Several critics at once: scores by median, the verdict by majority, directives from the members that agree."""
 
@@ -241,11 +253,28 @@ class PanelCriticConfig(Strict):
         return self
 
 
-CriticConfig = Annotated[SingleCriticConfig | PanelCriticConfig | NoCriticConfig, Field(discriminator="kind")]
+CriticConfig = Annotated[
+    SingleCriticConfig | PanelCriticConfig | ShuffledCriticConfig | NoCriticConfig, Field(discriminator="kind")
+]
 RemoteCriticConfig = LiteLLMCriticConfig | OpenAICriticConfig
 PromptedCriticConfig = (
     LiteLLMCriticConfig | OpenAICriticConfig | PolicyCriticConfig | RecordedCriticConfig | ScriptedCriticConfig
 )
+
+
+def members_of(config: CriticConfig) -> tuple[SingleCriticConfig, ...]:
+    """The critics that this one is made of: none for a single critic."""
+    if isinstance(config, PanelCriticConfig):
+        return config.members
+    return (config.critic,) if isinstance(config, ShuffledCriticConfig) else ()
+
+
+def with_members(config: CriticConfig, change: Callable[[SingleCriticConfig], CriticConfig]) -> CriticConfig:
+    """The same section with each of its members changed; a single critic stays as it is."""
+    changed = tuple(map(change, members_of(config)))
+    if isinstance(config, PanelCriticConfig):
+        return config.model_copy(update={"members": changed})
+    return config.model_copy(update={"critic": changed[0]}) if isinstance(config, ShuffledCriticConfig) else config
 
 
 def stage_deadline_s(config: CriticConfig | None) -> float | None:
@@ -260,6 +289,6 @@ def late_steps(config: CriticConfig | None) -> int:
 
 def shows_reference(config: CriticConfig | None) -> bool:
     """Whether any critic of this section may see the answer; each member of a panel keeps to its own setting."""
-    if isinstance(config, PanelCriticConfig):
-        return any(shows_reference(member) for member in config.members)
+    if config is not None and members_of(config):
+        return any(map(shows_reference, members_of(config)))
     return isinstance(config, PromptedCriticConfig) and config.show_reference

@@ -8,6 +8,7 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.check import CheckConfig
 from critique_rl.config.run import RunConfig
 
@@ -20,6 +21,8 @@ def describe() -> list[str]:
         "\n[arms.NAME]  Sections of this arm, laid over those above; every arm is a run of its own.",
         f"\n[[checks]]  {CheckConfig.__doc__}",
         *_lines(CheckConfig, "checks.", set()),
+        f"\n[ablation]  {AblationConfig.__doc__}",
+        *_lines(AblationConfig, "ablation.", set()),
     ]
 
 
@@ -31,7 +34,8 @@ def _lines(model: type[BaseModel], prefix: str, told: set[type[BaseModel]]) -> I
         if not inner:
             yield _line(where, field)
         elif told.issuperset(inner):
-            yield f"\n[[{where}]]  Tables, each like one of those above."
+            many = f"[[{where}]]  Tables, each like one of those above."
+            yield f"\n{many}" if shape is tuple else f"\n[{where}]  A table like one of those above."
             continue
         for choice in inner:
             told.add(choice)

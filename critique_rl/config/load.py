@@ -17,8 +17,9 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.check import CheckConfig
-from critique_rl.config.run import NAME, NEEDS, OPTIONAL, RunConfig
+from critique_rl.config.run import NAME, OPTIONAL, PARTS, RunConfig, sections_read
 from critique_rl.config.shorthand import critic_tree
 from critique_rl.errors import ConfigError
 
@@ -29,7 +30,8 @@ Tree = dict[str, object]
 class RunFile:
     """A parsed run file: the base tree, named arms (partial trees laid over it), the seeds to run each at,
     and `[[checks]]`: bounds on an arm's held-out success that the summary reports on. `overrides` are in `base`, and
-    are laid over each arm again: what is asked for on the command line holds in every arm."""
+    are laid over each arm again: what is asked for on the command line holds in every arm. `ablation` is how
+    `critique-rl ablate` compares the arms, if the file says so."""
 
     base: Tree
     arms: Mapping[str, Tree]
@@ -37,6 +39,7 @@ class RunFile:
     checks: tuple[Tree, ...]
     source: str
     overrides: tuple[tuple[str, str], ...] = ()
+    ablation: AblationConfig | None = None
 
 
 def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunFile:
@@ -51,6 +54,7 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
         raise ConfigError(f"run file {str(path)!r} is not valid TOML: {error}") from None
     arms = tree.pop("arms", {})
     checks = tree.pop("checks", [])
+    ablation = tree.pop("ablation", None)
     seeds = tree.pop("seeds", [])
     if not isinstance(arms, dict) or not all(isinstance(arm, dict) for arm in cast(Tree, arms).values()):
         raise ConfigError(f"{path}: arms must be tables [arms.NAME] of sections to change, got {arms!r}")
@@ -64,6 +68,7 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
     known = [*cast(Tree, arms)] or [str(tree.get("name", "run"))]
     for number, check in enumerate(cast(list[object], checks), start=1):
         _check_check(check, known, source=f"{path}: checks, entry {number}")
+    compared = None if ablation is None else _read_ablation(ablation, known, source=f"{path}: ablation")
     for section in (tree, *cast("dict[str, Tree]", arms).values()):
         _spell_out_critic(section)
     _put_all(tree, overrides)
@@ -74,6 +79,7 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
         checks=tuple(cast(list[Tree], checks)),
         source=str(path),
         overrides=tuple(overrides),
+        ablation=compared,
     )
 
 
@@ -100,8 +106,10 @@ def resolve(run_file: RunFile, *, arm: str | None = None, seed: int | None = Non
         tree = copy.deepcopy(merge(tree, run_file.arms[arm]))
         _put_all(tree, run_file.overrides)
         algorithm = tree.get("algorithm", {})
-        name = cast(Tree, algorithm).get("name", "grpo") if isinstance(algorithm, dict) else None
-        inert = OPTIONAL - NEEDS.get(str(name), frozenset())
+        method = cast(Tree, algorithm) if isinstance(algorithm, dict) else {"name": None}
+        use = method.get("use", PARTS)
+        parts = cast("Sequence[str]", use) if isinstance(use, (list, tuple)) else PARTS
+        inert = OPTIONAL - sections_read(str(method.get("name", "grpo")), parts)
         tree = {key: value for key, value in tree.items() if key not in inert or key in run_file.arms[arm]}
     if seed is not None:
         tree = {**tree, "seed": seed}
@@ -139,7 +147,7 @@ def merge(base: Mapping[str, object], over: Mapping[str, object]) -> Tree:
 
 def dump(config: RunConfig) -> str:
     """Every value of every section that the run reads, as JSON text; `load_resolved` reads it back."""
-    inert = OPTIONAL - NEEDS[config.algorithm.name]
+    inert = OPTIONAL - config.reads
     return json.dumps(config.model_dump(mode="json", exclude=set(inert)), indent=2) + "\n"
 
 
@@ -166,6 +174,17 @@ def _check_check(check: object, arms: Sequence[str], *, source: str) -> None:
         raise ConfigError(f"{source}: " + "; ".join(_fault(e) for e in error.errors())) from None
     if arm not in arms:
         raise ConfigError(f"{source}: there is no arm {arm!r}; the file has {', '.join(arms)}")
+
+
+def _read_ablation(section: object, arms: Sequence[str], *, source: str) -> AblationConfig:
+    try:
+        ablation = AblationConfig.model_validate(section)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{source}: {_fault(e)}" for e in error.errors())) from None
+    unknown = [arm for arm in ablation.arms() if arm not in arms]
+    if unknown:
+        raise ConfigError(f"{source}: there is no arm {unknown[0]!r}; the file has {', '.join(arms)}")
+    return ablation
 
 
 def _put_all(tree: Tree, overrides: Sequence[tuple[str, str]]) -> None:

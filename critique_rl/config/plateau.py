@@ -59,6 +59,19 @@ class PlateauConfig(Strict):
     critique_truncated: bool = Field(
         default=True, description="the same for completions that ran into the token limit before they finished"
     )
+    alarm_prompts: int = Field(
+        default=8,
+        ge=1,
+        description="prompts of one verifier, none with a success ever, before it is checked on its own reference "
+        "answers once more; and groups, before truncation or a verifier that errs is told as the run's trouble (ours, "
+        "no published evidence)",
+    )
+    recheck_steps: int = Field(
+        default=100,
+        ge=1,
+        description="steps between two checks of a verifier that has never accepted anything; while it does not even "
+        "accept reference answers, no critic is asked (ours, no published evidence)",
+    )
     block: int = Field(default=10, ge=1, description="steps averaged into one block before the run's trend is tested")
     horizon: int = Field(
         default=200, ge=2, description="steps the trend looks back, and over which it must move by delta"

@@ -6,13 +6,14 @@ error. Must not know: torch, transformers, or how anything is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, cast
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from critique_rl.config.algorithm import (
     LOSS_DEFAULTS,
+    PARTS,
     AlgorithmConfig,
     DistillationConfig,
     GrpoConfig,
@@ -22,6 +23,7 @@ from critique_rl.config.base import Strict
 from critique_rl.config.critic import CriticConfig
 from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConfig
 from critique_rl.config.feedback import FeedbackConfig
+from critique_rl.config.guards import GuardsConfig
 from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.rewards import RewardConfig
 from critique_rl.config.shorthand import critic_tree
@@ -38,24 +40,48 @@ NEEDS: dict[str, frozenset[str]] = {
     "gspo": frozenset(),
     "cispo": frozenset(),
     "rloo": frozenset(),
-    "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "trust"}),
-    "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation"}),
-    "two_channel": frozenset({"critic", "feedback", "plateau", "refinement", "distillation", "trust"}),
+    "self_imitation": frozenset(),
+    "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "trust", "guards"}),
+    "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation", "guards"}),
+    "two_channel": frozenset({"critic", "feedback", "plateau", "refinement", "distillation", "trust", "guards"}),
 }
 """Which optional sections each algorithm reads (the plateau tracker always watches; only these act on it)."""
 
-OPTIONAL = frozenset({"critic", "feedback", "refinement", "distillation", "trust"})
+OPTIONAL = frozenset({"critic", "feedback", "refinement", "distillation", "trust", "guards"})
 """Sections that must not be set where the algorithm reads nothing of them."""
+
+
+def sections_read(name: str, use: Collection[str] = PARTS) -> frozenset[str]:
+    """Which optional sections a method reads when only these parts of a critique are in use (two_channel has the key);
+    none for a name that nobody has."""
+    unread: set[str] = set()
+    if "targets" not in use:
+        unread.add("distillation")
+    if "refinements" not in use:
+        unread |= {"refinement"} if "scores" in use else {"refinement", "trust"}
+    read = NEEDS.get(name, frozenset())
+    return read - unread if name == "two_channel" else read
 
 
 class LoraConfig(Strict):
     """Train low-rank adapters instead of the weights (arXiv 2106.09685); needs the extra "peft"."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, description="inner size of the two factors of an adapter")
     alpha: float = Field(default=32.0, gt=0.0, description="the adapters' product is scaled by alpha / rank")
     target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
-        default="all-linear", description="names of the layers that get adapters; all-linear: every one but the head"
+        default="all-linear",
+        description='last or full names of the linear layers that get adapters, such as "q_proj"; all-linear: every '
+        "one but the head",
     )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some_are_named(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not isinstance(value, str) and (not value or {"", "all-linear"} & set(value)):
+            raise ValueError(
+                f'target_modules = {value!r}; wanted names of layers, such as ["q_proj"], or "all-linear" alone'
+            )
+        return value
 
 
 class PolicyConfig(Strict):
@@ -180,12 +206,15 @@ class OptimizerConfig(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     warmup_steps: int = Field(default=0, ge=0)
     micro_batch_tokens: int = Field(
-        default=16384, ge=1, description="padded tokens per forward pass; never changes the result"
+        default=16384,
+        ge=1,
+        description="tokens per forward pass, with padding where the layout pads; never changes the result",
     )
     layout: Literal["auto", "padded", "packed", "prefix"] = Field(
         default="auto",
         description="how sequences share a forward pass: padded to the longest, packed end to end, or packed with the "
-        "prompt of several rollouts computed once; auto: packed on CUDA, padded on a CPU; never changes the result",
+        "prompt of several rollouts computed once; auto: packed on CUDA, padded on a CPU; never changes the result; a "
+        "model that cannot be packed is padded, with a warning",
     )
 
 
@@ -196,6 +225,19 @@ class BudgetConfig(Strict):
     max_generated_tokens: int | None = Field(
         default=None, ge=1, description="rollout plus refinement tokens: what arms are compared at"
     )
+    count_critic_tokens: bool = Field(
+        default=False,
+        description="the critic's own tokens count towards max_generated_tokens, too; a critic that states no usage is "
+        "counted by the policy's tokenizer",
+    )
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> BudgetConfig:
+        if self.count_critic_tokens and self.max_generated_tokens is None:
+            raise ValueError(
+                "count_critic_tokens has no effect without max_generated_tokens; remove it, or set a token budget"
+            )
+        return self
 
 
 class EvaluationConfig(Strict):
@@ -241,6 +283,7 @@ class RunConfig(Strict):
     critic: Annotated[CriticConfig | None, BeforeValidator(critic_tree)] = None
     feedback: FeedbackConfig | None = None
     trust: TrustConfig = TrustConfig()
+    guards: GuardsConfig = GuardsConfig()
     refinement: RefinementConfig = RefinementConfig()
     distillation: DistillationConfig = DistillationConfig()
     loss: LossConfig = LossConfig()
@@ -249,6 +292,11 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     report: ReportConfig = ReportConfig()
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The optional sections that the algorithm reads as it is set."""
+        return sections_read(self.algorithm.name, getattr(self.algorithm, "use", PARTS))
 
     @field_validator("critic", mode="before")
     @classmethod
@@ -261,17 +309,58 @@ class RunConfig(Strict):
         return with_loss_defaults(cast("Mapping[str, object]", tree)) if isinstance(tree, Mapping) else tree
 
     @model_validator(mode="after")
+    def _a_served_teacher_knows_no_temperature(self) -> RunConfig:
+        if self.distillation.teacher == "served" and self.rollout.temperature != 1.0:
+            raise ValueError(
+                f'rollout.temperature = {self.rollout.temperature:g} came with distillation.teacher = "served", but a '
+                "vLLM server tells its prompt log-probs at temperature 1 only; set rollout.temperature = 1, or choose "
+                "another teacher"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_schedule_sees_the_policy(self) -> RunConfig:
+        for section in ("distillation", "refinement"):
+            if self.feedback is not None and getattr(self, section).schedule == "unsolved":
+                raise ValueError(
+                    f'{section}.schedule = "unsolved" has no effect with [feedback]: recalled rollouts say nothing of '
+                    "what the policy solves now; choose another schedule"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_join_has_both_sides(self) -> RunConfig:
+        join = self.distillation.join
+        if self.algorithm.name == "directive_distillation" and join not in ("losses", "advantages"):
+            raise ValueError(
+                f"distillation.join = {join!r} has no effect under algorithm.name = 'directive_distillation', which "
+                "learns from no reward; remove it, or choose two_channel"
+            )
+        if self.feedback is not None and self.feedback.anchor and join == "routed":
+            raise ValueError(
+                'feedback.anchor has no effect with distillation.join = "routed", which has right attempts learn from '
+                "the policy gradient alone; remove it, or choose another join"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_section_is_read(self) -> RunConfig:
-        needs = NEEDS[self.algorithm.name]
+        use, needs = getattr(self.algorithm, "use", PARTS), self.reads
         unset = {name for name in ("critic", "feedback") if getattr(self, name) is None}
         inert = sorted((OPTIONAL & self.model_fields_set) - unset - needs)
         if inert:
             raise ValueError(
-                f"[{'], ['.join(inert)}] would have no effect under algorithm.name = {self.algorithm.name!r}; "
-                "remove the section or choose an algorithm that reads it"
+                f"[{'], ['.join(inert)}] would have no effect under algorithm.name = {self.algorithm.name!r}"
+                f"{'' if use == PARTS else f' with use = {list(use)}'}; remove the section or choose an algorithm that "
+                "reads it"
             )
         if self.critic is not None and self.feedback is not None:
             raise ValueError("[feedback] takes the place of a critic: remove the [critic] section, or [feedback]")
+        if self.feedback is not None and self.guards != GuardsConfig():
+            raise ValueError(
+                "[guards] would have no effect with [feedback]: recalled rollouts say nothing of the policy as it is "
+                "now; remove one of the two sections"
+            )
         if "critic" in needs and self.critic is None and self.feedback is None:
             raise ValueError(
                 f"algorithm.name = {self.algorithm.name!r} needs a [critic] section (or [feedback]), and none is set"

@@ -16,6 +16,7 @@ from critique_rl.errors import (
     CriticMalformedError,
     CriticRateLimitError,
     CriticRefusedError,
+    CriticSetupError,
     CriticTimeoutError,
 )
 from critique_rl.feedback.leak import leaks
@@ -29,8 +30,9 @@ from critique_rl.types import CriticOutcome, CriticRequest, Critique, Message, U
 NOTHING_USED = Usage()
 _DEFAULT_BOUNDS = DirectiveFilter()
 DEFAULT_PROMPT = "critic"
+GROUP_PROMPT = "critic_group"
 TAGS_PROMPT = "critic_tags"
-CRITIC_INPUTS = ("question", "attempt", "nonce", "detail", "reference", "criteria")
+CRITIC_INPUTS = ("question", "attempt", "other_attempts", "nonce", "detail", "reference", "criteria")
 _OUTCOMES: tuple[tuple[type[CriticError], CriticOutcome], ...] = (
     (CriticTimeoutError, CriticOutcome.TIMED_OUT),
     (CriticRateLimitError, CriticOutcome.RATE_LIMITED),
@@ -59,8 +61,17 @@ class Asker:
         self._max_attempt_chars = max_attempt_chars
 
     def messages(self, request: CriticRequest) -> tuple[Message, ...]:
-        """The messages to send. The answer is in them only if the run allows it, not even through verifier detail."""
+        """The messages to send. The answer is in them only if the run allows it, not even through verifier detail.
+
+        Raises CriticSetupError for several attempts under a template that shows one.
+        """
         task = request.task
+        if request.other_attempts and "other_attempts" not in self.template.inputs:
+            raise CriticSetupError(
+                f"{self.template.source}: the prompt {self.template.name!r} shows one attempt, but "
+                'refinement.aggregate = "critique" asks about several at once: set critic.prompt to one that declares '
+                f'other_attempts, such as "{GROUP_PROMPT}"'
+            )
         fenced = fence(request.attempt, context=f"{task.id}\n{task.question}", max_chars=self._max_attempt_chars)
         reference = request.reference or "" if self._show_reference else ""
         detail = request.score.detail
@@ -72,12 +83,19 @@ class Asker:
             {
                 "question": task.question,
                 "attempt": fenced.text,
+                "other_attempts": self._others(request),
                 "nonce": fenced.nonce,
                 "detail": detail,
                 "reference": reference,
                 "criteria": self._criteria,
             }
         )
+
+    def _others(self, request: CriticRequest) -> str:
+        """Each further attempt between markers of its own."""
+        context = f"{request.task.id}\n{request.task.question}"
+        fenced = [fence(a, context=context, max_chars=self._max_attempt_chars) for a in request.other_attempts]
+        return "\n".join(f"[begin attempt {f.nonce}]\n{f.text}\n[end attempt {f.nonce}]" for f in fenced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

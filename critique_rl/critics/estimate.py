@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from critique_rl.config.critic import CriticConfig, LiteLLMCriticConfig, OpenAICriticConfig, PanelCriticConfig
+from critique_rl.config.critic import CriticConfig, LiteLLMCriticConfig, OpenAICriticConfig, members_of
 from critique_rl.critics.base import Asker, asker_from
 from critique_rl.critics.limits import estimated_tokens
 from critique_rl.types import CriticRequest
@@ -94,10 +94,9 @@ class Estimator:
 
 
 def _remotes(config: CriticConfig) -> Iterator[_Remote]:
-    if isinstance(config, PanelCriticConfig):
-        for member in config.members:
-            yield from _remotes(member)
-    elif isinstance(config, OpenAICriticConfig | LiteLLMCriticConfig):
+    for member in members_of(config):
+        yield from _remotes(member)
+    if isinstance(config, OpenAICriticConfig | LiteLLMCriticConfig):
         yield config
 
 

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from critique_rl.config.critic import CriticConfig, LiteLLMCriticConfig, OpenAICriticConfig, PanelCriticConfig
+from critique_rl.config.critic import (
+    CriticConfig,
+    LiteLLMCriticConfig,
+    OpenAICriticConfig,
+    members_of,
+    with_members,
+)
 from critique_rl.feedback.run_record import SpentRecord
 from critique_rl.types import Critique
 
@@ -48,9 +54,8 @@ def total(spent: Mapping[str, SpentRecord]) -> SpentRecord:
 
 def rest_of_budget(config: CriticConfig, spent: Mapping[str, SpentRecord]) -> CriticConfig:
     """The section with its caps lowered by what its critic has used before, so that a budget holds over all runs."""
-    if isinstance(config, PanelCriticConfig):
-        members = tuple(rest_of_budget(member, spent) for member in config.members)
-        return config.model_copy(update={"members": members})
+    if members_of(config):
+        return with_members(config, lambda member: rest_of_budget(member, spent))
     if not isinstance(config, OpenAICriticConfig | LiteLLMCriticConfig):
         return config
     used = spent.get(config.name or f"{config.kind}:{config.model}", SpentRecord())

@@ -33,7 +33,7 @@ PEAK_LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 VOCABULARY_SIZE = 512
 # After training, all logits are multiplied by this: the habits become sharper than a few minutes of training make them.
-SHARPNESS = 3.2
+SHARPNESS = 1.6
 PAD, EOS = "<pad>", "<eos>"
 
 Progress = Callable[[int, int, float], None]

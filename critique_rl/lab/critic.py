@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 
-from critique_rl.errors import DataError
-from critique_rl.lab.problems import COLUMN_NAMES, Problem
+from critique_rl.errors import ConfigError, DataError
+from critique_rl.lab.problems import COLUMN_NAMES, Kind, Problem, select_problems
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Directive, Evaluative, Usage
 
+_DONORS = 64
 # Numbers in words: no directive can be mistaken for an answer, and "fifteen" is one token of the lab's tokenizer.
 TOTALS = {
     total: word
@@ -107,9 +110,22 @@ def _say(variants: Sequence[str], wording: int, **fields: str) -> str:
 
 
 class LabCritic:
-    """Critic by rules; deterministic: equal questions and attempts get equal words."""
+    """Critic by rules; deterministic: equal questions and attempts get equal words.
+
+    With probability `lies`, drawn once per (seed, question, attempt), it says what is true of another problem: one
+    whose ones column carries where this one's does not, or the reverse. That reads well, and it is wrong advice here.
+    With `reveals` it states the digits instead of the step: what critics must never do, for measuring what it costs.
+    """
 
     name = "lab-rules"
+
+    def __init__(self, *, lies: float = 0.0, reveals: bool = False, seed: int = 0) -> None:
+        """Raises ConfigError for a probability outside [0, 1]."""
+        if not 0.0 <= lies <= 1.0:
+            raise ConfigError(f"lies: came {lies}, wanted a probability from 0 to 1")
+        self._lies = lies
+        self._reveals = reveals
+        self._seed = seed
 
     def review(self, requests: Sequence[CriticRequest]) -> list[Critique]:
         """One critique a request; a question that is no lab problem ends as `abstained`."""
@@ -125,23 +141,58 @@ class LabCritic:
             return Critique(
                 rollout_id=request.rollout_id, critic=self.name, outcome=CriticOutcome.ABSTAINED, reason=str(error)
             )
-        attempt = request.attempt.strip()
+        digest = hashlib.blake2b(f"{self._seed}:{problem.question}:{request.attempt}".encode(), digest_size=12).digest()
+        if int.from_bytes(digest[:8], "big") < self._lies * 2**64:
+            donor, attempt = _donor(problem, int.from_bytes(digest[8:], "big"))
+            lie = self._judge(request.rollout_id, donor, attempt)
+            # Its first directive is about the ones column; a later one could happen to be right here too.
+            return _with_directives(lie, lie.directives[:1])
+        truth = self._judge(request.rollout_id, problem, request.attempt.strip())
+        if self._reveals and truth.directives:
+            digits = ", ".join(problem.answer)
+            return _with_directives(truth, (Directive(text=f"The right digits are {digits}, in this order."),))
+        return truth
+
+    def _judge(self, rollout_id: str, problem: Problem, attempt: str) -> Critique:
         readable = is_readable(problem, attempt)
         right = sum(a == b for a, b in zip(attempt, problem.answer, strict=True)) if readable else 0
         scores = {"columns": right / len(problem.answer), "format": float(readable)}
         directives = directives_for(problem, attempt, wording=_wording(problem, attempt))
         verdict = "incorrect" if directives else "correct"
-        said = [{"text": d.text, "kind": d.kind, "quote": d.quote} for d in directives]
-        return Critique(
-            rollout_id=request.rollout_id,
+        critique = Critique(
+            rollout_id=rollout_id,
             critic=self.name,
             outcome=CriticOutcome.OK,
             evaluative=tuple(Evaluative(criterion=name, value=value) for name, value in scores.items()),
-            directives=directives,
             verdict=verdict,
-            reply=json.dumps({"directives": said, "scores": scores, "verdict": verdict}),
             usage=Usage(cost_usd=0.0),
         )
+        return _with_directives(critique, directives)
+
+
+def _with_directives(critique: Critique, directives: tuple[Directive, ...]) -> Critique:
+    said = [{"text": d.text, "kind": d.kind, "quote": d.quote} for d in directives]
+    scores = {e.criterion: e.value for e in critique.evaluative}
+    reply = json.dumps({"directives": said, "scores": scores, "verdict": critique.verdict})
+    return replace(critique, directives=directives, reply=reply)
+
+
+def _donor(problem: Problem, draw: int) -> tuple[Problem, str]:
+    """Another problem and an attempt at it, such that what is wrong there is right here."""
+    carries = problem.totals[0] >= 10
+    donor = _donors("easy" if carries else "hard", problem.digits)[draw % _DONORS]
+    return donor, _carried_at_will(donor) if carries else donor.dropped_answer
+
+
+@cache
+def _donors(kind: Kind, digits: int) -> tuple[Problem, ...]:
+    return select_problems("build", kind, _DONORS, digits=digits)
+
+
+def _carried_at_will(problem: Problem) -> str:
+    """The answer with one more in the tens than there is: what someone who carries without need writes."""
+    answer = problem.answer
+    return f"{answer[0]}{(int(answer[1]) + 1) % 10}{answer[2:]}"
 
 
 def _wording(problem: Problem, attempt: str) -> int:

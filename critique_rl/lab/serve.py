@@ -1,6 +1,6 @@
-"""The rule critic behind the chat protocol that hosted and local models speak, with a knob that makes it lie.
+"""The rule critic behind the chat protocol that hosted and local models speak.
 
-Owns: reading question and attempt out of a critic prompt, the wire, the lies, and the CLI verb that starts it.
+Owns: reading question and attempt out of a critic prompt, the wire, and the CLI verb that starts it.
 Must not know: who asks; any client library; models.
 """
 
@@ -13,14 +13,13 @@ import re
 import sys
 import threading
 import time
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseServer
 from typing import NamedTuple, Self, cast
 
 from critique_rl.errors import ConfigError, DataError
 from critique_rl.lab.critic import LabCritic
-from critique_rl.lab.problems import Kind, Problem, select_problems
+from critique_rl.lab.problems import Problem
 from critique_rl.lab.tasks import task_of
 from critique_rl.types import CriticRequest, Score
 
@@ -32,7 +31,6 @@ _PROMPT = re.compile(
     re.DOTALL,
 )
 _ABSTENTION = json.dumps({"directives": [], "scores": {}, "verdict": None})
-_DONORS = 64
 _UNKNOWN = Score(reward=0.0)
 
 
@@ -44,51 +42,21 @@ class Asked(NamedTuple):
 
 
 class LabReplies:
-    """Reply texts; with probability `noise`, drawn once per (seed, question, attempt), a lie instead of the truth.
-
-    A lie is what the rules say of another problem, one whose ones column carries where this one's does not, or the
-    reverse: it reads well, and it is wrong advice here.
-    """
+    """Reply texts; with probability `noise` a lie instead of the truth, as `LabCritic` tells them."""
 
     def __init__(self, *, noise: float = 0.0, seed: int = 0) -> None:
         if not 0.0 <= noise <= 1.0:
             raise ConfigError(f"noise: came {noise}, wanted a probability from 0 to 1")
-        self._noise = noise
-        self._seed = seed
-        self._critic = LabCritic()
+        self._critic = LabCritic(lies=noise, seed=seed)
 
     def reply(self, asked: Asked) -> str:
         """A reply in the critic schema's JSON; a question that is no lab problem gets an empty one (an abstention)."""
         try:
-            problem = Problem.parse(asked.question)
+            task = task_of(Problem.parse(asked.question))
         except DataError:
             return _ABSTENTION
-        digest = hashlib.blake2b(f"{self._seed}:{asked.question}:{asked.attempt}".encode(), digest_size=12).digest()
-        if int.from_bytes(digest[:8], "big") < self._noise * 2**64:
-            return self._lie(problem, int.from_bytes(digest[8:], "big"))
-        return self._say(problem, asked.attempt)
-
-    def _say(self, problem: Problem, attempt: str) -> str:
-        request = CriticRequest(rollout_id="", task=task_of(problem), attempt=attempt, score=_UNKNOWN)
+        request = CriticRequest(rollout_id="", task=task, attempt=asked.attempt, score=_UNKNOWN)
         return self._critic.review([request])[0].reply
-
-    def _lie(self, problem: Problem, draw: int) -> str:
-        carries = problem.totals[0] >= 10
-        donor = _donors("easy" if carries else "hard", problem.digits)[draw % _DONORS]
-        reply = json.loads(self._say(donor, _carried_at_will(donor) if carries else donor.dropped_answer))
-        # Its first directive is about the ones column; a later one could happen to be right here too.
-        return json.dumps({**reply, "directives": reply["directives"][:1]})
-
-
-@cache
-def _donors(kind: Kind, digits: int) -> tuple[Problem, ...]:
-    return select_problems("build", kind, _DONORS, digits=digits)
-
-
-def _carried_at_will(problem: Problem) -> str:
-    """The answer with one more in the tens than there is: what someone who carries without need writes."""
-    answer = problem.answer
-    return f"{answer[0]}{(int(answer[1]) + 1) % 10}{answer[2:]}"
 
 
 def read_prompt(messages: object) -> Asked:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from critique_rl.config.critic import late_steps, shows_reference, stage_deadline_s
+from critique_rl.config.refinement import CRITIC_RUNGS
 from critique_rl.config.run import RunConfig
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.desk import CriticDesk, DeskLimits, Reviewed
+from critique_rl.loop.guidance import Guidance
 from critique_rl.loop.judge import calibrated, rescues, sample_controls, score_pairs, without_scores
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.seeds import derive_seed
-from critique_rl.types import Group
+from critique_rl.types import Group, Task
 
 LATE_CORRECTION_CAP = 2.0
 """Largest importance weight of a token whose critique came after its policy had moved on."""
@@ -25,29 +27,39 @@ LATE_CORRECTION_CAP = 2.0
 class CriticStage:
     """One run's dealings with its critic; without a critic every method leaves the groups as they are."""
 
-    def __init__(self, config: RunConfig, parts: Parts) -> None:
+    def __init__(self, config: RunConfig, parts: Parts, guidance: Guidance) -> None:
         self._config = config
         self._parts = parts
+        self._guidance = guidance
         self._scores_matter = getattr(config.algorithm, "critic_score_weight", 0.0) > 0
         self._desk: CriticDesk | None = None
         if parts.critic is not None:
+            refinement = config.refinement
             limits = DeskLimits(
-                max_attempts=config.refinement.max_attempts,
+                max_attempts=refinement.max_attempts,
+                others_chars=refinement.other_attempts_chars if refinement.aggregate == "critique" else None,
                 show_reference=shows_reference(config.critic),
                 deadline_s=stage_deadline_s(config.critic),
                 late_steps=late_steps(config.critic),
             )
-            self._desk = CriticDesk(parts.critic, limits)
+            encode = parts.policy.encode_completion
+            self._desk = CriticDesk(parts.critic, limits, tokens_of=lambda reply: len(encode(reply)))
 
-    @property
-    def asks(self) -> bool:
-        """Whether plateaued groups are acted on at all."""
+    def rung(self, task: Task, wanted: int) -> str | None:
+        """The rung of the ladder that a plateaued prompt gets now, or None: nothing is to be done about it."""
         trust = self._parts.trust
-        return "critique" in self._parts.algorithm.needs and (trust is None or trust.asks_critic)
+        if "critique" not in self._parts.algorithm.needs:
+            return None
+        return self._guidance.rung(task, wanted, critic=trust is None or trust.asks_critic)
 
     def ask(self, step: int, group: Group) -> bool:
-        """Send a plateaued group's wrong attempts; True if there were any."""
-        if self._desk is None or not group.plateaued or not self._desk.ask(step, group):
+        """Send a plateaued group's wrong attempts; True if there were any, and its rung wants a critic."""
+        if self._desk is None or not group.plateaued:
+            return False
+        if group.rung not in CRITIC_RUNGS:
+            self._parts.plateau.note_critiqued(group.task.id, step)
+            return False
+        if not self._desk.ask(step, group):
             return False
         self._parts.plateau.note_critiqued(group.task.id, step)
         return True
@@ -72,22 +84,26 @@ class CriticStage:
         parts, trust, config, tally = self._parts, self._parts.trust, self._config, reviewed.tally
         if parts.score_map is not None:
             groups = calibrated(groups, parts.score_map)
-        if trust is None or parts.refine_template is None:
+        template = self._guidance.trial_template
+        if trust is None or template is None:
             return groups
         if tally.calls:
-            groups = sample_controls(
-                groups,
+            tried = [group for group in groups if self._guidance.on_trial(group)]
+            beside = sample_controls(
+                tried,
                 wanted=trust.controls_wanted,
                 policy=parts.policy,
                 engine=parts.engine,
                 reward=parts.reward,
-                template=parts.refine_template,
+                template=template,
                 rollout=config.rollout,
                 step=step,
                 seed=derive_seed(config.seed, step, "control"),
             )
-            controls = [r.score.correct for group in groups for r in group.controls]
-            trust.note_refinements(critiqued=rescues(groups), control=controls)
+            controls = [r.score.correct for group in beside for r in group.controls]
+            trust.note_refinements(critiqued=rescues(beside), control=controls)
+            with_controls = iter(beside)
+            groups = [next(with_controls) if self._guidance.on_trial(group) else group for group in groups]
             trust.note_scores(*score_pairs(reviewed.probes))
             trust.note_cost(usd=tally.cost_usd, tokens=tally.prompt_tokens + tally.completion_tokens)
             message = trust.verdict()

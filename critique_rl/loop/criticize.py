@@ -6,7 +6,7 @@ Equal attempts of a group are asked about once. Must not know: which critic answ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
@@ -43,29 +43,55 @@ class CriticTally:
         )
 
     @classmethod
-    def of(cls, critiques: Sequence[Critique]) -> CriticTally:
+    def of(cls, critiques: Sequence[Critique], *, tokens_of: Callable[[str], int] | None = None) -> CriticTally:
+        """What these calls came to; `tokens_of` counts the replies of a critic that states no usage, such as rules."""
         costs = [c.usage.cost_usd for c in critiques]
         return cls(
             outcomes=dict(Counter(str(c.outcome) for c in critiques)),
             directives=sum(len(c.directives) for c in critiques),
             dropped=sum(len(c.dropped) for c in critiques),
             prompt_tokens=sum(c.usage.prompt_tokens for c in critiques),
-            completion_tokens=sum(c.usage.completion_tokens for c in critiques),
+            completion_tokens=sum(_completion_tokens(c, tokens_of) for c in critiques),
             cost_usd=None if any(cost is None for cost in costs) else sum(cost or 0.0 for cost in costs),
             latency_s=sum(c.latency_s for c in critiques),
         )
 
 
+def _completion_tokens(critique: Critique, tokens_of: Callable[[str], int] | None) -> int:
+    stated = critique.usage.completion_tokens
+    if stated or critique.cached or tokens_of is None or not critique.reply:
+        return stated
+    return tokens_of(critique.reply)
+
+
 class Question(NamedTuple):
-    """One request, and the rollouts that its answer is about: those whose texts are equal."""
+    """One request, and the rollouts that its answer is about: those whose texts are equal, or were shown with it."""
 
     request: CriticRequest
     twins: tuple[Rollout, ...]
 
 
-def questions(group: Group, *, max_attempts: int, show_reference: bool) -> list[Question]:
-    """What to ask about a group: its wrong attempts, equal ones once, at most `max_attempts`."""
-    return [_question(group, twins, show_reference) for twins in _distinct_failures(group)[:max_attempts]]
+def questions(
+    group: Group, *, max_attempts: int, show_reference: bool, others_chars: int | None = None
+) -> list[Question]:
+    """What to ask about a group: its wrong attempts, equal ones once, at most `max_attempts`.
+
+    With `others_chars` it is one question: about the shortest, with as many of the others beside it, shortest first, as
+    have room (GOLF, arXiv 2603.04597).
+    """
+    failures = _distinct_failures(group)
+    if others_chars is None or not failures:
+        return [_question(group, twins, show_reference) for twins in failures[:max_attempts]]
+    main, *others = sorted(failures, key=lambda twins: len(twins[0].text))[:max_attempts]
+    shown: list[list[Rollout]] = []
+    for twins in others:
+        others_chars -= len(twins[0].text)
+        if others_chars < 0:
+            break
+        shown.append(twins)
+    asked = _question(group, main, show_reference)
+    request = replace(asked.request, other_attempts=tuple(twins[0].text for twins in shown))
+    return [Question(request, tuple(rollout for twins in (main, *shown) for rollout in twins))]
 
 
 def probe(groups: Sequence[Group], *, correct: bool, show_reference: bool) -> Question | None:
@@ -86,8 +112,16 @@ def attach(group: Group, answered: Sequence[tuple[Question, Critique]]) -> Group
     """The group with each critique at every rollout that it is about; as it is if there is none."""
     if not answered:
         return group
-    found = {twin.id: replace(c, rollout_id=twin.id) for question, c in answered for twin in question.twins}
+    found = {twin.id: _about(twin, question, c) for question, c in answered for twin in question.twins}
     return replace(group, critiques={**group.critiques, **found})
+
+
+def _about(twin: Rollout, question: Question, critique: Critique) -> Critique:
+    """The critique as one of this rollout: quotes and scores are of the text that was asked about, and of no other."""
+    if twin.text == question.request.attempt:
+        return replace(critique, rollout_id=twin.id)
+    unplaced = tuple(replace(d, quote=None, span=None, turn=None) for d in critique.directives)
+    return replace(critique, rollout_id=twin.id, directives=unplaced, evaluative=(), verdict=None)
 
 
 def _question(group: Group, twins: Sequence[Rollout], show_reference: bool) -> Question:

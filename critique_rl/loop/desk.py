@@ -6,7 +6,7 @@ A critic that cannot stream is asked about everything at once, when the answers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,12 +19,14 @@ from critique_rl.types import CriticOutcome, Critique, Group
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeskLimits:
     """`deadline_s` runs from the moment the step has nothing left to do but wait; None waits for every answer.
-    A critique that misses it may serve one of the next `late_steps` steps."""
+    A critique that misses it may serve one of the next `late_steps` steps. `others_chars`: one question about all
+    failures of a group, as in `questions`."""
 
     max_attempts: int
     show_reference: bool = False
     deadline_s: float | None = None
     late_steps: int = 0
+    others_chars: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +51,10 @@ class Reviewed(NamedTuple):
 class CriticDesk:
     """Takes questions during a step and hands out critiques at its end."""
 
-    def __init__(self, critic: Critic, limits: DeskLimits) -> None:
+    def __init__(self, critic: Critic, limits: DeskLimits, *, tokens_of: Callable[[str], int] | None = None) -> None:
+        """`tokens_of` counts the replies of a critic that states no usage."""
         self._critic = critic
+        self._tokens_of = tokens_of
         self._limits = limits
         self._open: list[_Open] = []
 
@@ -62,7 +66,12 @@ class CriticDesk:
     def ask(self, step: int, group: Group) -> int:
         """Ask about the wrong attempts of a plateaued group; returns how many questions that makes."""
         limits = self._limits
-        asked = questions(group, max_attempts=limits.max_attempts, show_reference=limits.show_reference)
+        asked = questions(
+            group,
+            max_attempts=limits.max_attempts,
+            show_reference=limits.show_reference,
+            others_chars=limits.others_chars,
+        )
         for question in asked:
             self._send(step, group, question)
         return len(asked)
@@ -93,7 +102,7 @@ class CriticDesk:
             groups=reviewed,
             late=late,
             probes=[(critique, entry.probes) for entry, critique in ended if entry.probes is not None],
-            tally=CriticTally.of([critique for _, critique in ended]),
+            tally=CriticTally.of([critique for _, critique in ended], tokens_of=self._tokens_of),
         )
 
     def forget(self, step: int) -> None:

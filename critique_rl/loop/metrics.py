@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from critique_rl.loop.criticize import CriticTally
+from critique_rl.loop.selection import selection_metrics
 from critique_rl.types import CriticOutcome, Group, ScoreStatus
 
 
@@ -37,6 +38,7 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
         "refinement/verified": float(sum(r.score.correct for r in refinements)),
         "refinement/injected": float(sum(not r.rejected for r in refinements)),
         "critic/late_groups": float(sum(g.late for g in groups)),
+        **selection_metrics(groups),
     }
 
 

@@ -5,22 +5,35 @@ Must not know: any concrete critic, engine, policy or method; build.py puts them
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import (
     Algorithm,
     Critic,
     FeedbackSource,
+    Guards,
     Plateau,
     Policy,
     Reward,
     RolloutEngine,
     TaskSource,
+    TeacherGate,
     Tracker,
     Trust,
 )
+
+
+class ChannelPaces(Protocol):
+    """What the directive channels weigh as the run goes on; only its memory and its brake concern the loop."""
+
+    def back_off(self) -> None: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +41,8 @@ class Parts:
     """Every live object of a run, behind its protocol; what a method or a run does without is None.
 
     `feedback` takes the place of rollouts and critic; `trust` judges a critic that is asked during the run; `score_map`
-    turns a critic's mean score into the probability that it was right, as an earlier run measured it.
+    turns a critic's mean score into the probability that it was right, as an earlier run measured it; `closing` is what
+    to call when the run has ended.
     """
 
     tasks: TaskSource
@@ -41,6 +55,10 @@ class Parts:
     critic: Critic | None = None
     feedback: FeedbackSource | None = None
     trust: Trust | None = None
+    guards: Guards | None = None
+    teacher_gate: TeacherGate | None = None
+    paces: ChannelPaces | None = None
     score_map: Callable[[float], float] | None = None
     refine_template: PromptTemplate | None = None
     teacher_template: PromptTemplate | None = None
+    closing: tuple[Callable[[], None], ...] = ()

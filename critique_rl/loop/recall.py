@@ -30,6 +30,7 @@ class Recalled:
     status: str = "recalled"
     cause: str = "recalled"
     upper_bound: float = 1.0
+    rung: int = 0
     select: bool = True
 
 

@@ -1,6 +1,7 @@
-"""Sample second attempts with the critique in view, verify them, and decide which may be trained on.
+"""Sample second attempts with guidance in view, verify them, and have those chosen that may be trained on.
 
-Owns: the filters between a refinement and the gradient. Every refinement is kept with the reason why it was rejected.
+Owns: the order of these. Every refinement is kept; what is trained on is appended to a group, never put in a rollout's
+place. Must not know: the ladder's rungs, the reasons for a refusal.
 """
 
 from __future__ import annotations
@@ -8,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from critique_rl.config.algorithm import RefinementConfig
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import as_rollout
-from critique_rl.loop.criticize import usable
-from critique_rl.loop.second_attempts import Hint, sample_again
-from critique_rl.prompting.template import PromptTemplate
+from critique_rl.loop.guidance import Guidance
+from critique_rl.loop.second_attempts import sample_again
+from critique_rl.loop.selection import fault, select, within_step_share
 from critique_rl.protocols import Policy, Reward, RolloutEngine
-from critique_rl.types import Group, Refinement, Rollout
+from critique_rl.types import Group, Refinement
 
 
 def refine(
@@ -26,67 +24,46 @@ def refine(
     policy: Policy,
     engine: RolloutEngine,
     reward: Reward,
-    template: PromptTemplate,
-    config: RefinementConfig,
+    guidance: Guidance,
     rollout: RolloutConfig,
     step: int,
     seed: int,
 ) -> list[Group]:
-    """Attach verified and filtered refinements to every group that has a usable critique."""
-    planned = [(g, attempt) for g, group in enumerate(groups) for attempt in _attempts(group)[: config.max_attempts]]
-    critiques = [groups[g].critiques[attempt.id] for g, attempt in planned]
+    """Attach verified and filtered refinements to every group that there is guidance for."""
+    assert guidance.template is not None, "a method without refinements has nothing to refine"
+    config, planned = guidance.config, guidance.plan(groups)
     sampled = sample_again(
-        [
-            Hint(groups[g].task, attempt.text, critique.directive_text)
-            for (g, attempt), critique in zip(planned, critiques, strict=True)
-        ],
+        [one.hint for one in planned],
         policy=policy,
         engine=engine,
-        template=template,
+        template=guidance.template,
         rollout=rollout,
         seed=seed,
-        times=config.per_attempt,
     )
     found: dict[int, list[Refinement]] = {}
     count = 0
-    for (g, attempt), critique, attempts in zip(planned, critiques, sampled, strict=True):
-        task = groups[g].task
+    for one, attempts in zip(planned, sampled, strict=True):
+        task = groups[one.group].task
         for context, completion in attempts:
             second = as_rollout(f"{step}/{task.id}/refinement-{count}", task, context, completion, policy.version)
-            score = reward.score(task, second.text)
-            candidate = Refinement(attempt_id=attempt.id, critique=critique, rollout=second, score=score)
-            found.setdefault(g, []).append(replace(candidate, rejected=_fault(candidate, config)))
+            candidate = Refinement(
+                attempt_id=one.attempt.id,
+                critique=one.critique,
+                rollout=second,
+                score=reward.score(task, second.text),
+                rung=one.rung,
+            )
+            refused = fault(candidate, task, config, told=one.hint.directive, reward=reward)
+            found.setdefault(one.group, []).append(replace(candidate, rejected=refused))
             count += 1
     if not found:
         return list(groups)
     scored = _with_bare_logprobs(groups, found, policy)
-    return [
-        replace(group, refinements=_select(scored[g], config)) if g in scored else group
+    chosen = [
+        replace(group, refinements=select(group, scored[g], config)) if g in scored else group
         for g, group in enumerate(groups)
     ]
-
-
-def _attempts(group: Group) -> list[Rollout]:
-    return [r for r in group.rollouts if usable(group.critiques.get(r.id))]
-
-
-def _fault(refinement: Refinement, config: RefinementConfig) -> str:
-    """Why a refinement may not be trained on, judged by itself; "" if nothing speaks against it."""
-    if not refinement.score.correct:
-        return "not verified"
-    if not refinement.rollout.finished:
-        return "truncated"
-    if _copied_share(refinement.rollout.text, refinement.critique.directive_text) > config.max_copied:
-        return "copies the critique"
-    return ""
-
-
-def _copied_share(text: str, source: str, n: int = 8) -> float:
-    """Share of the text's word n-grams that occur in the source."""
-    words, other = text.split(), source.split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    known = {tuple(other[i : i + n]) for i in range(len(other) - n + 1)}
-    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+    return within_step_share(chosen, config)
 
 
 def _with_bare_logprobs(
@@ -102,23 +79,3 @@ def _with_bare_logprobs(
     for (g, i), bare_T in zip(survivors, logprobs, strict=True):
         scored[g][i] = replace(scored[g][i], bare_logprobs=tuple(float(x) for x in bare_T))
     return scored
-
-
-def _select(members: Sequence[Refinement], config: RefinementConfig) -> tuple[Refinement, ...]:
-    """Keep the survivors closest to the bare policy, distinct and at most `max_injected`; reject the rest by name."""
-    order = sorted(
-        (i for i, r in enumerate(members) if not r.rejected),
-        key=lambda i: (-float(np.mean(members[i].bare_logprobs)), len(members[i].rollout.completion_ids), i),
-    )
-    kept: list[int] = []
-    judged = list(members)
-    for i in order:
-        if float(np.mean(members[i].bare_logprobs)) < config.min_bare_logprob:
-            judged[i] = replace(members[i], rejected="too unlikely under the bare prompt")
-        elif any(members[j].rollout.completion_ids == members[i].rollout.completion_ids for j in kept):
-            judged[i] = replace(members[i], rejected="duplicate")
-        elif len(kept) >= config.max_injected:
-            judged[i] = replace(members[i], rejected="another refinement was closer to the policy")
-        else:
-            kept.append(i)
-    return tuple(judged)

@@ -16,11 +16,12 @@ from critique_rl.types import Completion, Task, TokenIds
 
 
 class Hint(NamedTuple):
-    """What a second attempt is told about the first one."""
+    """What a second attempt is told about the first one; `template` stands in for the call's."""
 
     task: Task
     attempt: str
     directive: str
+    template: PromptTemplate | None = None
 
 
 class SecondAttempt(NamedTuple):
@@ -49,7 +50,7 @@ def sample_again(
     fitted = [
         fitting_messages(
             hint.task,
-            template,
+            hint.template or template,
             attempt=hint.attempt,
             directive=hint.directive,
             encode=policy.encode,

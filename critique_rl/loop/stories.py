@@ -141,6 +141,7 @@ def _refinement(refinement: Refinement, sample: TrainSample | None, policy: Poli
         "text": rollout.text,
         "reward": refinement.score.reward,
         "rejected": refinement.rejected,
+        "rung": refinement.rung,
         "reliance": refinement.reliance,
         "tokens": [
             {

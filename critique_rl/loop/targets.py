@@ -6,7 +6,7 @@ The completion's ids are passed on as they are, never decoded and re-encoded. Eq
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from critique_rl.loop.contexts import context_budget, fitting_messages
 from critique_rl.loop.criticize import usable
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy
+from critique_rl.stats.overlap import support_mass, support_overlap
 from critique_rl.types import Group, Rollout, TeacherTargets, TokenIds
 
 _SAME_NATS = 1e-2
@@ -25,18 +26,47 @@ _SAME_NATS = 1e-2
 @dataclass(slots=True, kw_only=True)
 class TeacherTally:
     """Rows that `teach` handled: `scored` by the teacher, each distinct one once; `shortened`: with a part of the
-    attempt left out of the context; `over_budget`: without targets, as no shortening makes the context fit."""
+    attempt left out of the context; `over_budget`: without targets, as no shortening makes the context fit; `unscored`:
+    the teacher said nothing usable about them. `tokens` are those with a usable teacher, and `sums` what `note` found
+    of them."""
 
     scored: int = 0
     shortened: int = 0
     over_budget: int = 0
+    unscored: int = 0
+    tokens: int = 0
+    sums: dict[str, float] = field(default_factory=dict[str, float])
+
+    def note(
+        self, targets: TeacherTargets, completion: TokenIds, *, student: TeacherTargets | None, own_support: bool
+    ) -> None:
+        """Add up how alike teacher and student are on the usable tokens of a pair, as far as what was scored shows it.
+
+        Always `teacher_mass` on the support. With the student's values there also `student_mass`, `overlap` and
+        `entropy_gap` (see `stats.overlap`). With the teacher's own top K, `sampled_in_support`: how often the sampled
+        token is one of them, which estimates the student's mass on them, as the student sampled it.
+        """
+        on_T = targets.mask_T > 0 if student is None else targets.mask_T * student.mask_T > 0
+        found = {"teacher_mass": support_mass(targets.logprobs_TK[on_T])}
+        if student is not None:
+            seen = support_overlap(student.logprobs_TK[on_T], targets.logprobs_TK[on_T])
+            found["student_mass"], found["overlap"] = seen.student_mass_T, seen.overlap_T
+            found["entropy_gap"] = seen.entropy_gap_T
+        if own_support:
+            own_TK = targets.ids_TK[on_T] == np.array(completion, dtype=np.int64)[on_T, None]
+            found["sampled_in_support"] = own_TK.any(axis=-1).astype(np.float64)
+        self.tokens += int(on_T.sum())
+        for name, values in found.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
 
     def figures(self) -> Mapping[str, float]:
-        """The same under the trackers' keys."""
+        """The counts, and the mean over tokens of what was noted, under the trackers' keys."""
         return {
             "teacher/scored": float(self.scored),
             "teacher/shortened": float(self.shortened),
             "teacher/over_budget": float(self.over_budget),
+            "teacher/unscored": float(self.unscored),
+            **{f"distill/{name}": total / self.tokens for name, total in self.sums.items() if self.tokens},
         }
 
 
@@ -76,7 +106,8 @@ def teach(
     if not plan.asked:
         return list(groups)
     tally.scored += len(plan.asked)
-    by_key = dict(zip(plan.asked, _score(plan.asked, policy, config), strict=True))
+    by_key = dict(zip(plan.asked, _score(plan.asked, policy, config, tally), strict=True))
+    tally.unscored += sum(bool(key.completion) and not found.mask_T.any() for key, found in by_key.items())
     found: dict[int, dict[str, TeacherTargets]] = {}
     for (g, rollout_id), key in plan.wanted.items():
         found.setdefault(g, {})[rollout_id] = by_key[key]
@@ -124,7 +155,9 @@ def _plan(
     return plan
 
 
-def _score(asked: Mapping[_Pair, Rollout], policy: Policy, config: DistillationConfig) -> list[TeacherTargets]:
+def _score(
+    asked: Mapping[_Pair, Rollout], policy: Policy, config: DistillationConfig, tally: TeacherTally
+) -> list[TeacherTargets]:
     contexts = [context for context, _ in asked]
     completions = [completion for _, completion in asked]
     sampled_only = config.support == "sampled"
@@ -135,10 +168,12 @@ def _score(asked: Mapping[_Pair, Rollout], policy: Policy, config: DistillationC
     k = 1 if sampled_only else config.k
     scored = policy.topk_logprobs(contexts, completions, k=k, who="teacher", support=support)
     finished: list[TeacherTargets] = []
-    for (key, rollout), targets in zip(asked.items(), scored, strict=True):
+    students = [None] * len(scored) if support is None else support
+    for (key, rollout), targets, student in zip(asked.items(), scored, students, strict=True):
         _check_splice(targets, key, rollout.id)
         kept = _sampled_alone(targets, key.completion) if sampled_only else targets
         finished.append(_shorten(kept, config.max_tokens))
+        tally.note(finished[-1], key.completion, student=student, own_support=config.support == "teacher")
     return finished
 
 

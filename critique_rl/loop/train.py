@@ -8,7 +8,7 @@ Owns: when each stage runs and what is counted. Must not know: any concrete crit
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -20,6 +20,8 @@ from critique_rl.loop.collect import collect
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.evaluate import Success, evaluate
+from critique_rl.loop.guards import uninjected, vitals
+from critique_rl.loop.guidance import load_guidance
 from critique_rl.loop.interrupts import interrupts_held
 from critique_rl.loop.metrics import critic_metrics, generated_tokens, group_metrics
 from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
@@ -29,9 +31,11 @@ from critique_rl.loop.progress import Progress
 from critique_rl.loop.recall import Recalled
 from critique_rl.loop.refine import refine
 from critique_rl.loop.seeds import derive_seed
+from critique_rl.loop.selection import check_second_verifier, weighted_by_reliance
 from critique_rl.loop.stories import tell
 from critique_rl.loop.targets import TeacherTally, teach
-from critique_rl.protocols import FeedbackSource, GroupState, StepReport
+from critique_rl.loop.verifier_check import check_verifiers
+from critique_rl.protocols import FeedbackSource, GroupState, Skipped, StepReport
 from critique_rl.types import Group, TrainSample
 
 
@@ -45,7 +49,9 @@ class Trainer:
         self.progress = Progress()
         self.stopped_because = ""
         self._saved_step: int | None = None
-        self._critic = CriticStage(config, parts)
+        check_second_verifier(config.refinement, parts.tasks, reward=parts.reward, seed=config.seed)
+        self._guidance = load_guidance(config.refinement, parts.refine_template)
+        self._critic = CriticStage(config, parts, self._guidance)
         self._taught = TeacherTally()
 
     def resume(self, saved: SavedRun) -> None:
@@ -84,29 +90,55 @@ class Trainer:
 
     def _state(self) -> dict[str, object]:
         """What a checkpoint holds besides the policy. Critiques that are still on their way are not part of it."""
-        parts = self.parts
-        optional = {"trust": parts.trust, "feedback": parts.feedback}
+        optional = {"trust": self.parts.trust, **self._small_parts()}
         return {
             "progress": self.progress.to_json(),
-            "plateau": parts.plateau.state_dict(),
+            "plateau": self.parts.plateau.state_dict(),
             **{name: part.state_dict() for name, part in optional.items() if part is not None},
+        }
+
+    def _small_parts(self):
+        """Optional parts whose whole state is small, by their name in a checkpoint."""
+        parts = self.parts
+        return {
+            "feedback": parts.feedback,
+            "guards": parts.guards,
+            "teacher_gate": parts.teacher_gate,
+            "paces": parts.paces,
         }
 
     # -- stages of one step (trackers count steps from 1, seeds and schedules from 0) --------------------------------
 
     def _whole_step(self) -> None:
         """One step, or none of it: a step that is broken off is taken back, so that a resume repeats it exactly."""
-        before = self._state()
         step = self.progress.step
+        take_back = self._mark()
         try:
             self._step()
         except (KeyboardInterrupt, CritiqueRLError) as stop:
             self._critic.forget(step)
             if self.progress.step == step:
-                self._take_up(before)
+                take_back()
             if isinstance(stop, CritiqueRLError) and not isinstance(stop, CheckpointError):
                 self.save()
             raise
+
+    def _mark(self) -> Callable[[], None]:
+        """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
+        progress, parts = replace(self.progress), self.parts
+        watching = [part for part in (parts.plateau, parts.trust) if part is not None]
+        for part in watching:
+            part.mark()
+        small = [(part, part.state_dict()) for part in self._small_parts().values() if part is not None]
+
+        def take_back() -> None:
+            self.progress = progress
+            for part in watching:
+                part.rollback()
+            for part, state in small:
+                part.load_state_dict(state)
+
+        return take_back
 
     def _step(self) -> None:
         step, parts = self.progress.step, self.parts
@@ -122,23 +154,42 @@ class Trainer:
             parts.tracker.event(step + 1, "mismatch", checked.alarm)
         reviewed = self._critic.collect(step, groups)
         self.progress.critic = self.progress.critic + reviewed.tally
-        groups = self._refine_and_teach([*reviewed.groups, *reviewed.late])
+        if self._injects:
+            groups = self._refine_and_teach([*reviewed.groups, *reviewed.late])
+        else:
+            groups, self._taught = uninjected(reviewed.groups), TeacherTally()
         groups = self._critic.judge(step, groups, reviewed)
-        samples = parts.algorithm.assemble(groups)
+        samples = weighted_by_reliance(parts.algorithm.assemble(groups), groups, self.config.refinement)
         self._record(groups, states, samples)
         with interrupts_held():
-            report = parts.policy.step(samples)
+            report = self._train(groups, samples)
             self.progress.generated_tokens += sampled + generated_tokens(groups, second_attempts=True)
             self.progress.step += 1
             self.progress.skipped_steps += not report.applied
-            if not report.applied and "gradient norm" in report.reason:
+            if report.skipped is Skipped.NOT_FINITE:
                 parts.tracker.event(step + 1, "skipped", f"the step was skipped: {report.reason}")
             parts.tracker.log(step + 1, self._metrics(groups, report, reviewed.tally) | dict(checked.figures))
+
+    def _train(self, groups: Sequence[Group], samples: Sequence[TrainSample]) -> StepReport:
+        gate = self.parts.teacher_gate
+        if gate is None:
+            return self.parts.policy.step(samples)
+        seen = vitals([group for group in groups if not group.late])
+        refresh = gate.observe(reward=seen.success, p95_tokens=seen.p95_tokens, truncated=seen.truncated)
+        return self.parts.policy.step(samples, refresh_teacher=refresh)
 
     def _collect(self) -> tuple[list[Group], list[GroupState]]:
         """Sample, verify and watch; the critic is sent each plateaued group while others are still being sampled."""
         step, config, parts = self.progress.step, self.config, self.parts
         tasks = parts.tasks.batch(step, config.rollout.prompts_per_step, seed=derive_seed(config.seed, 0, "tasks"))
+        check_verifiers(
+            step,
+            tasks,
+            held_out=parts.tasks.held_out,
+            plateau=parts.plateau,
+            reward=parts.reward,
+            rewards=config.rewards,
+        )
         watched: dict[int, tuple[Group, GroupState]] = {}
         asked = 0
 
@@ -163,23 +214,44 @@ class Trainer:
             message = f"first critic call: {asked} of {len(groups)} prompts of this step are plateaued"
             parts.tracker.event(step + 1, "critic", message)
         self._critic.ask_probes(step, groups)
+        for cause, told in parts.plateau.alarms():
+            parts.tracker.event(step + 1, str(cause), told)
+        self._guard(step, groups)
         return groups, [watched[t][1] for t in range(len(tasks))]
+
+    def _guard(self, step: int, groups: Sequence[Group]) -> None:
+        if self.parts.guards is None:
+            return
+        first = self.progress.first_critic_step
+        injecting = self.progress.injected > 0 or (first is not None and first < step)
+        self.parts.guards.observe(**vitals(groups)._asdict(), injecting=injecting)
+        message = self.parts.guards.message()
+        if message:
+            self.parts.tracker.event(step + 1, "guards", message)
+            if self.parts.paces is not None and not self.parts.guards.allows_injection:
+                self.parts.paces.back_off()
+
+    @property
+    def _injects(self) -> bool:
+        return self.parts.guards is None or self.parts.guards.allows_injection
 
     def _recall(self, feedback: FeedbackSource) -> tuple[list[Group], list[GroupState]]:
         """Groups that were sampled and criticised earlier: they tell nothing of how the policy fares now."""
         recalled = feedback.batch(self.config.rollout.prompts_per_step)
         assert self.config.feedback is not None
         cap = self.config.feedback.correction_cap
-        return correct_for_age(recalled, policy=self.parts.policy, cap=cap), [Recalled()] * len(recalled)
+        states: list[GroupState] = [Recalled()] * len(recalled)
+        return correct_for_age(recalled, policy=self.parts.policy, cap=cap), states
 
     def _watch(self, group: Group) -> tuple[Group, GroupState]:
-        step, plateau = self.progress.step, self.parts.plateau
+        step, plateau, task = self.progress.step, self.parts.plateau, group.task
         stalled_before = plateau.first_stall_step is not None
         finished = [r.finished for r in group.rollouts]
-        state = plateau.observe(step, group.task.id, group.scores, finished, kind=group.task.kind)
+        state = plateau.observe(step, task.id, group.scores, finished, kind=task.kind, verifier=task.verifier)
         if not stalled_before and plateau.first_stall_step is not None:
             self.parts.tracker.event(step + 1, "stall", plateau.message())
-        return replace(group, plateaued=self._critic.asks and state.select), state
+        rung = self._critic.rung(task, state.rung) if self._injects and state.select else None
+        return replace(group, plateaued=rung is not None, rung=rung or ""), state
 
     def _refine_and_teach(self, groups: list[Group]) -> list[Group]:
         parts, step = self.parts, self.progress.step
@@ -189,8 +261,7 @@ class Trainer:
                 policy=parts.policy,
                 engine=parts.engine,
                 reward=parts.reward,
-                template=parts.refine_template,
-                config=self.config.refinement,
+                guidance=self._guidance,
                 rollout=self.config.rollout,
                 step=step,
                 seed=derive_seed(self.config.seed, step, "refinement"),
@@ -234,7 +305,7 @@ class Trainer:
     def _take_up(self, state: Mapping[str, object]) -> None:
         self.progress = Progress.from_json(cast("Mapping[str, object]", state["progress"]))
         self.parts.plateau.load_state_dict(cast("Mapping[str, object]", state["plateau"]))
-        for name, part in (("trust", self.parts.trust), ("feedback", self.parts.feedback)):
+        for name, part in {"trust": self.parts.trust, **self._small_parts()}.items():
             if part is not None and name in state:
                 part.load_state_dict(cast("Mapping[str, object]", state[name]))
 
@@ -290,11 +361,15 @@ class Trainer:
         budget, progress = self.config.budget, self.progress
         if self.parts.feedback is not None and self.parts.feedback.exhausted:
             self.stopped_because = "feedback used up"
-        elif budget.max_generated_tokens is not None and progress.generated_tokens >= budget.max_generated_tokens:
+        elif budget.max_generated_tokens is not None and self._spent_tokens() >= budget.max_generated_tokens:
             self.stopped_because = "generated-token budget spent"
         elif progress.step >= budget.max_steps:
             self.stopped_because = "step budget spent"
         return bool(self.stopped_because)
+
+    def _spent_tokens(self) -> int:
+        counted = self.config.budget.count_critic_tokens
+        return self.progress.generated_tokens + (self.progress.critic.completion_tokens if counted else 0)
 
     def _metrics(self, groups: Sequence[Group], report: StepReport, tally: CriticTally) -> dict[str, float]:
         return {
@@ -315,6 +390,8 @@ class Trainer:
             **self.parts.plateau.counts(),
             **(self.parts.trust.figures() if self.parts.trust is not None else {}),
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
+            **(self.parts.guards.figures() if self.parts.guards is not None else {}),
+            **(self.parts.teacher_gate.figures() if self.parts.teacher_gate is not None else {}),
         }
 
 

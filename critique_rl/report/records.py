@@ -83,6 +83,7 @@ class CritiqueText(Row):
 class RefinementText(Row):
     attempt_id: str = ""
     text: str = ""
+    rung: str = ""
     reward: float | None = None
     rejected: str = ""
     reliance: float | None = None

@@ -32,6 +32,7 @@ class GroupEvidence(NamedTuple):
     successes: int
     failures: int
     judged: int
+    errors: int
     reward_sum: float
 
 
@@ -77,4 +78,4 @@ def group_evidence(
             successes += 1
         elif (done or count_truncated) and (score.status is not ScoreStatus.UNPARSED or count_unparsed):
             failures += 1
-    return GroupEvidence(group_cause(scores, finished), successes, failures, judged, reward_sum)
+    return GroupEvidence(group_cause(scores, finished), successes, failures, judged, len(scores) - judged, reward_sum)

@@ -7,23 +7,29 @@ single prompts, critics, how a trend is tested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from critique_rl.schedule.causes import GroupCause, GroupEvidence
 
 
 @dataclass(slots=True, kw_only=True)
 class StepRecord:
-    """Sums over one step's groups; `reward` and `judged` are keyed by task kind, `causes` by cause."""
+    """Sums over one step's groups; `reward` and `judged` are keyed by task kind, `causes` by cause. `errors` are
+    rollouts on which the verifier failed."""
 
     step: int
     reward: dict[str, float] = field(default_factory=dict[str, float])
     judged: dict[str, int] = field(default_factory=dict[str, int])
     causes: dict[str, int] = field(default_factory=dict[str, int])
+    errors: int = 0
+
+    def copy(self) -> StepRecord:
+        return replace(self, reward=dict(self.reward), judged=dict(self.judged), causes=dict(self.causes))
 
     def add(self, kind: str, evidence: GroupEvidence) -> None:
         self.reward[kind] = self.reward.get(kind, 0.0) + evidence.reward_sum
         self.judged[kind] = self.judged.get(kind, 0) + evidence.judged
+        self.errors += evidence.errors
         self.causes[evidence.cause.value] = self.causes.get(evidence.cause.value, 0) + 1
 
     def mean_reward(self, kind: str | None) -> float | None:

@@ -3,7 +3,7 @@
     FRESH -> PLATEAUED          enough recent failures, success bounded from above, past the exemption
     PLATEAUED -> RESCUED        a success under the bare prompt, and nothing else; evidence starts anew
     PLATEAUED -> DORMANT        `max_tries` critiqued visits without a verified refinement
-    DORMANT -> PLATEAUED        after `cooldown_visits` visits;  DORMANT -> RESCUED as above;  RESCUED -> as FRESH
+    DORMANT -> PLATEAUED        after `cooldown_visits` visits, one rung up;  DORMANT -> RESCUED, RESCUED -> as above
 
 Must not know: critics, refinements' text, torch.
 """
@@ -19,7 +19,18 @@ from critique_rl.config.plateau import MIN_BLOCKS, PlateauConfig
 from critique_rl.errors import ConfigError
 from critique_rl.schedule.causes import GroupCause, GroupEvidence, group_evidence
 from critique_rl.schedule.history import StepRecord, mean_rewards
-from critique_rl.schedule.state import STALLED, PromptRecord, PromptStatus, TrackerState, dump_state, load_state
+from critique_rl.schedule.run_causes import RunAlarm, RunCause, alarms_of, check_due, note_group
+from critique_rl.schedule.state import (
+    STALLED,
+    PromptRecord,
+    PromptStatus,
+    StateMark,
+    TrackerState,
+    VerifierRecord,
+    dump_state,
+    load_state,
+)
+from critique_rl.schedule.wording import stall_message
 from critique_rl.stats.intervals import success_upper_bound
 from critique_rl.stats.trend import TrendReport, run_trend
 from critique_rl.types import Score
@@ -27,7 +38,7 @@ from critique_rl.types import Score
 
 class GroupState(NamedTuple):
     """What is known about a prompt after this group. `failures` and `successes` are the remembered ones; `select` says
-    whether the critic should be asked about the group now."""
+    whether the critic should be asked about the group now, `rung` with which step of the guidance ladder."""
 
     status: PromptStatus
     cause: GroupCause
@@ -35,6 +46,7 @@ class GroupState(NamedTuple):
     failures: int
     successes: int
     select: bool
+    rung: int
 
 
 class PlateauTracker:
@@ -42,9 +54,11 @@ class PlateauTracker:
     arXiv 2506.03106; the exemption follows Scaf-GRPO, arXiv 2510.19807).
 
     Args: `total_steps` is the run's length, needed only for `exempt_fraction`. Raises ConfigError without it then.
+    `rungs` is the length of the guidance ladder.
     """
 
-    def __init__(self, config: PlateauConfig, *, total_steps: int | None = None) -> None:
+    def __init__(self, config: PlateauConfig, *, total_steps: int | None = None, rungs: int = 1) -> None:
+        assert rungs >= 1, f"a ladder of {rungs} rungs"
         if config.exempt_fraction and total_steps is None:
             raise ConfigError(
                 f"plateau.exempt_fraction = {config.exempt_fraction} needs the run's number of steps, and none is "
@@ -52,14 +66,25 @@ class PlateauTracker:
             )
         self.config = config
         self.exempt_steps = max(config.exempt_steps, math.ceil(config.exempt_fraction * (total_steps or 0)))
+        self.rungs = rungs
         self._state = TrackerState()
+        self._mark: StateMark | None = None
+        self._unread: list[RunAlarm] = []
 
     # -- one group ---------------------------------------------------------------------------------------------------
 
     def observe(
-        self, step: int, task_id: str, scores: Sequence[Score], finished: Sequence[bool], *, kind: str = ""
+        self,
+        step: int,
+        task_id: str,
+        scores: Sequence[Score],
+        finished: Sequence[bool],
+        *,
+        kind: str = "",
+        verifier: str = "",
     ) -> GroupState:
         """Take in one group of plain rollouts (steps count from 0) and say where its prompt stands."""
+        self._touch(task_id)
         evidence = group_evidence(
             scores,
             finished,
@@ -70,13 +95,18 @@ class PlateauTracker:
         record.kind = kind
         self._record_step(step).add(kind, evidence)
         self._advance(record, evidence, step)
+        judge = self._state.verifiers.setdefault(verifier, VerifierRecord())
+        if note_group(judge, task_id, evidence, enough=self.config.alarm_prompts):
+            message = f"verifier {verifier!r} has accepted an answer to {task_id!r}: critics may be asked again"
+            self._unread.append(RunAlarm(RunCause.VERIFIER_WORKS, message))
         return GroupState(
             status=record.status,
             cause=evidence.cause,
             upper_bound=self._bound(record),
             failures=record.failures,
             successes=record.successes,
-            select=step >= self.exempt_steps and self._select(record, evidence),
+            select=step >= self.exempt_steps and not judge.broken and self._select(record, evidence),
+            rung=min(record.rung, self.rungs - 1),
         )
 
     def note_critiqued(self, task_id: str, step: int) -> None:
@@ -86,9 +116,30 @@ class PlateauTracker:
     def note_rescued(self, task_id: str, step: int) -> None:
         """A critique led to a verified refinement: the tries so far were not in vain, and counting starts again.
 
-        The prompt stays PLATEAUED until it succeeds under the bare prompt.
+        The prompt stays PLATEAUED until it succeeds under the bare prompt, and on its rung: the least that works.
         """
         self._known(task_id, step).tries = 0
+
+    # -- verifiers ---------------------------------------------------------------------------------------------------
+
+    def wants_verifier_check(self, verifier: str, step: int) -> bool:
+        """Whether this verifier should be tried on reference answers before the step's groups are observed."""
+        record = self._state.verifiers.get(verifier)
+        return check_due(record, step, enough=self.config.alarm_prompts, every=self.config.recheck_steps)
+
+    def note_verifier(self, verifier: str, step: int, *, accepts: bool | None, found: str = "") -> None:
+        """What a check came to, in words for a person; None: it told nothing, and what was known stands.
+
+        No critic is asked about a verifier that accepts nothing.
+        """
+        record = self._state.verifiers.setdefault(verifier, VerifierRecord())
+        record.checks, record.checked_step = record.checks + 1, step
+        if accepts is None:
+            return
+        if record.broken == accepts:
+            cause = RunCause.VERIFIER_WORKS if accepts else RunCause.VERIFIER_BROKEN
+            self._unread.append(RunAlarm(cause, found))
+        record.accepts = accepts
 
     # -- the whole run -----------------------------------------------------------------------------------------------
 
@@ -102,12 +153,26 @@ class PlateauTracker:
         """The first step at which a prompt was plateaued, or None."""
         return self._state.first_stall_step
 
+    def alarms(self) -> list[RunAlarm]:
+        """What is wrong with the whole run, since the last call; each cause of the latest steps is told once a run."""
+        state, config = self._state, self.config
+        found, self._unread = self._unread, []
+        for alarm in alarms_of(
+            state.history, last=config.block, enough=config.alarm_prompts, critiqued=config.critique_truncated
+        ):
+            if alarm.cause.value not in state.told:
+                state.told.append(alarm.cause.value)
+                found.append(alarm)
+        return found
+
     def counts(self) -> Mapping[str, float]:
-        """Scalars of the latest step for the trackers: prompts by status, groups' share by cause."""
+        """Scalars of the latest step for the trackers: prompts by status, groups' share by cause, broken verifiers."""
         statuses = Counter(record.status for record in self._state.prompts.values())
         shares = self._state.history[-1].shares() if self._state.history else {}
-        return {f"plateau/{status.value}": float(statuses[status]) for status in PromptStatus} | {
-            f"groups/{cause}": share for cause, share in shares.items()
+        return {
+            **{f"plateau/{status.value}": float(statuses[status]) for status in PromptStatus},
+            **{f"groups/{cause}": share for cause, share in shares.items()},
+            "plateau/broken_verifiers": float(sum(record.broken for record in self._state.verifiers.values())),
         }
 
     def run_report(self, kind: str | None = None) -> TrendReport:
@@ -125,22 +190,7 @@ class PlateauTracker:
 
     def message(self) -> str:
         """One sentence for a person: which prompts are stalled, how sure that is, and where the reward is going."""
-        stalled = [r for r in self._state.prompts.values() if r.status in STALLED]
-        kind = Counter(r.kind for r in stalled).most_common(1)[0][0] if stalled else None
-        report = self.run_report(kind)
-        which = f" on {kind} prompts" if kind else ""
-        trend = f"reward trend{which} {report.verdict} ({_why(report)})"
-        if kind is None:
-            return f"no stall: 0 of {_prompts(len(self._state.prompts))} plateaued; {trend}"
-        alike = [r for r in stalled if r.kind == kind]
-        seen = sum(r.kind == kind for r in self._state.prompts.values())
-        evidence = min(r.successes + r.failures for r in alike)
-        bound = max(self._bound(r) for r in alike)
-        verb = "hardly ever succeed" if any(r.successes for r in alike) else "all-fail"
-        return (
-            f"stall: {len(alike)} of {_prompts(seen, kind)} {verb} over >={evidence} rollouts each "
-            f"({self.config.confidence:.0%} upper bound on success {bound:.2f} or less); {trend}"
-        )
+        return stall_message(self._state.prompts.values(), self.run_report, self._bound, self.config.confidence)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -151,10 +201,27 @@ class PlateauTracker:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue exactly from `state_dict()`'s value. Raises CheckpointError if it is something else."""
         self._state = load_state(state)
+        self._mark, self._unread = None, []
+
+    def mark(self) -> None:
+        """Remember this moment for `rollback`; takes the place of an earlier mark. What it costs does not grow with the
+        number of prompts."""
+        self._mark = StateMark(self._state)
+
+    def rollback(self) -> None:
+        """Undo everything since `mark`, once."""
+        assert self._mark is not None, "rollback without a mark"
+        self._mark.restore()
+        self._mark, self._unread = None, []
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _touch(self, task_id: str) -> None:
+        if self._mark is not None:
+            self._mark.keep(task_id)
+
     def _known(self, task_id: str, step: int) -> PromptRecord:
+        self._touch(task_id)
         record = self._state.prompts.get(task_id)
         assert record is not None, f"step {step}: prompt {task_id!r} was never observed"
         return record
@@ -179,6 +246,7 @@ class PlateauTracker:
             record.rested += 1
             if record.rested > config.cooldown_visits:
                 record.status, record.tries = PromptStatus.PLATEAUED, 0
+                record.rung = min(record.rung + 1, self.rungs - 1)
         elif record.status is PromptStatus.PLATEAUED:
             if config.mode == "tracker" and record.tries >= config.max_tries:
                 record.status, record.rested = PromptStatus.DORMANT, 1
@@ -204,14 +272,3 @@ class PlateauTracker:
             GroupCause.TRUNCATED: config.critique_truncated,
         }.get(evidence.cause, False)
         return wanted and (config.mode == "paper" or record.status is PromptStatus.PLATEAUED)
-
-
-def _why(report: TrendReport) -> str:
-    if report.verdict == "undecided":
-        return report.reason
-    return f"Sen slope {report.slope:.2g} per step, p {report.test.p:.2g}"
-
-
-def _prompts(count: int, kind: str = "") -> str:
-    noun = "prompt" if count == 1 else "prompts"
-    return f"{count} {kind} {noun}" if kind else f"{count} {noun}"

@@ -7,7 +7,7 @@ loop. Judging twice as often finds a lucky moment twice as often, so each verdic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -74,6 +74,7 @@ class CriticTrust:
     def __init__(self, config: TrustConfig) -> None:
         self.config = config
         self._state = _State()
+        self._marked: _State | None = None
         self._rank: tuple[int, float | None] = (-1, None)
         self._changes = 0
 
@@ -194,6 +195,19 @@ class CriticTrust:
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
+    def mark(self) -> None:
+        """Remember this moment for `rollback`. Lists of scores are replaced, never changed, so they need no copy."""
+        state = self._state
+        self._marked = replace(
+            state, critiqued=replace(state.critiqued), control=replace(state.control), unread=list(state.unread)
+        )
+
+    def rollback(self) -> None:
+        """Undo everything since `mark`, once."""
+        assert self._marked is not None, "rollback without a mark"
+        self._state, self._marked = self._marked, None
+        self._changes += 1
+
     def state_dict(self) -> dict[str, object]:
         """All counts and verdicts as plain JSON values."""
         return cast("dict[str, object]", _STATE.dump_python(self._state, mode="json"))
@@ -208,7 +222,7 @@ class CriticTrust:
             raise CheckpointError(
                 f"critic trust in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
             ) from error
-        self._state = loaded
+        self._state, self._marked = loaded, None
         self._changes += 1
 
     @property

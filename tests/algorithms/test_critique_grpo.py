@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -109,6 +110,17 @@ def test_refinements_of_an_unscorable_group_have_no_baseline() -> None:
 def test_none_injected_is_not_a_way_to_say_all(number: int) -> None:
     with pytest.raises(ValidationError, match="max_injected"):
         RefinementConfig(max_injected=number)
+
+
+def test_no_order_of_groups_or_rollouts_changes_an_advantage() -> None:
+    # a batch that is balanced over ranks is shuffled: a group is told by its task, never by its place
+    one = group([1, 0, 0, 0], [refinement(0, 1.0)], task="a")
+    two = group([0, 0, 0], [refinement(1, 1.0)], task="b")
+    moved = {(s.task_id, s.rollout_id, s.imitate_weight.any()): s.advantages[0] for s in UNION.assemble([one, two])}
+    order = [2, 0, 3, 1]
+    mixed = replace(one, rollouts=tuple(one.rollouts[i] for i in order), scores=tuple(one.scores[i] for i in order))
+    again = UNION.assemble([two, mixed])
+    assert {(s.task_id, s.rollout_id, s.imitate_weight.any()): s.advantages[0] for s in again} == moved
 
 
 def test_what_the_loop_must_run() -> None:

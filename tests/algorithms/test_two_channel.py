@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from critique_rl.algorithms.critique_grpo import CritiqueGrpo
 from critique_rl.algorithms.grpo import Grpo
 from critique_rl.algorithms.two_channel import TwoChannel
-from critique_rl.config.algorithm import GrpoConfig, TwoChannelConfig
+from critique_rl.config.algorithm import PARTS, CritiqueGrpoConfig, GrpoConfig, Part, TwoChannelConfig
 from critique_rl.types import CriticOutcome, Critique
 from tests.algorithms.groups import ERROR, advantages, assert_same_samples, critique, group, refinement
 from tests.tiny import gradient, step_config, tiny_policy, weights
@@ -93,3 +94,55 @@ def test_no_critic_outranks_a_verified_refinement() -> None:
     # rewards .1, 0, 1: mean 1.1 / 3
     assert (first, second, refined) == pytest.approx((0.1 - 1.1 / 3, -1.1 / 3, 1 - 1.1 / 3))
     assert refined > first > second
+
+
+# One part of a critique at a time
+
+FED = group(
+    [0, 0, 0],
+    [refinement(0, 1.0)],
+    critiques=[critique("r0", 0.8), critique("r1", 0.2), critique("r2", 0.5)],
+    taught=["r1"],
+)
+
+
+def using(*use: Part, **options: float) -> TwoChannel:
+    return TwoChannel(TwoChannelConfig.model_validate({"use": use, **options}))
+
+
+def test_scores_alone_rank_and_neither_teach_nor_refine() -> None:
+    method = using("scores")
+    samples = method.assemble([FED])
+    assert advantages(samples) == pytest.approx([0.03, -0.03, 0.0])
+    assert not any(s.distill_weight.any() or s.teacher or s.imitate_weight.any() for s in samples)
+    assert method.needs == {"critique"}
+
+
+def test_targets_alone_are_grpo_with_a_teacher() -> None:
+    method = using("targets")
+    samples = method.assemble([FED])
+    assert advantages(samples) == [0.0] * 3
+    assert [bool(s.distill_weight.any()) for s in samples] == [False, True, False]
+    assert method.needs == {"critique", "teacher"}
+    # the verifier's rewards are learned from in any case
+    assert advantages(method.assemble([group([1, 0], taught=["r1"])])) == [0.5, -0.5]
+
+
+def test_refinements_alone_are_critique_grpo() -> None:
+    method = using("refinements")
+    assert_same_samples(method.assemble([FED]), CritiqueGrpo(CritiqueGrpoConfig()).assemble([FED]))
+    assert method.needs == CritiqueGrpo.needs
+
+
+def test_all_parts_are_the_default_in_any_order() -> None:
+    assert TwoChannelConfig().use == PARTS
+    assert_same_samples(using("refinements", "scores", "targets").assemble([FED]), BOTH.assemble([FED]))
+    without_scores = using("targets", "refinements").assemble([FED])
+    off = TwoChannel(TwoChannelConfig(critic_score_weight=0.0)).assemble([FED])
+    assert_same_samples(without_scores, off)
+
+
+@pytest.mark.parametrize("use", [("scores",), ("targets",), ("refinements",), ("scores", "targets")])
+def test_any_part_alone_is_plain_grpo_without_a_critique(use: tuple[Part, ...]) -> None:
+    silent = [group([1, 0, 0.5, 0]), group([0, 0], task="u"), group([ERROR, 1], task="v")]
+    assert_same_samples(using(*use).assemble(silent), GRPO.assemble(silent))

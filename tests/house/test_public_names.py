@@ -17,13 +17,13 @@ PUBLIC = {
         "Refinement", "Rollout", "Score", "ScoreStatus", "Task", "TeacherTargets", "TrainSample", "Usage",
     },
     "critique_rl.protocols": {
-        "Algorithm", "Critic", "FeedbackSource", "GroupState", "Plateau", "Policy", "Reward", "RolloutEngine",
-        "StepReport", "StreamingCritic", "TaskSource", "Tracker", "Trust",
+        "Algorithm", "Critic", "FeedbackSource", "GroupState", "Guards", "Plateau", "Policy", "Reward", "RolloutEngine",
+        "Skipped", "StepReport", "StreamingCritic", "TaskSource", "TeacherGate", "Tracker", "Trust",
     },
     "critique_rl.errors": {
         "CheckpointError", "ConfigError", "CriticBudgetError", "CriticError", "CriticMalformedError",
         "CriticRateLimitError", "CriticRefusedError", "CriticSetupError", "CriticTimeoutError", "CritiqueRLError",
-        "DataError", "MissingExtraError", "ModelError", "PromptError",
+        "DataError", "EngineError", "MissingExtraError", "ModelError", "PromptError",
     },
 }  # fmt: skip
 
@@ -56,6 +56,6 @@ def test_every_error_is_ours_and_drawn_in_the_tree(name: str) -> None:
     assert name in (errors.__doc__ or "")
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC["critique_rl.protocols"] - {"StepReport"}))
+@pytest.mark.parametrize("name", sorted(PUBLIC["critique_rl.protocols"] - {"Skipped", "StepReport"}))
 def test_contracts_are_protocols(name: str) -> None:
     assert Protocol in getattr(protocols, name).__mro__

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from critique_rl.errors import ConfigError
 from critique_rl.feedback.parse import parse_reply
 from critique_rl.lab.critic import TOTALS, LabCritic, directives_for
 from critique_rl.lab.problems import Problem, select_problems
@@ -125,3 +126,22 @@ def test_a_dropped_answer_that_reads_the_same_from_both_ends_is_not_called_turne
     problem = Problem.parse("56+95=")  # 151; dropped: 1, 4, 1
     assert problem.dropped_answer == "141"
     assert said("56+95=", "141") == ["The ones column adds to eleven, so carry one into the tens."]
+
+
+def test_lies_are_a_share_of_the_critiques_and_contradict_the_carry() -> None:
+    problems = select_problems("train", "hard", 200)
+    asked = [request(p.question, p.dropped_answer) for p in problems]
+    truth, half, lies = (LabCritic(lies=share, seed=1).review(asked) for share in (0.0, 0.5, 1.0))
+    assert [c.directives for c in truth] == [c.directives for c in LabCritic().review(asked)]
+    assert all("under ten" in c.directives[0].text and len(c.directives) == 1 for c in lies)
+    assert all(c in (t, lie) for c, t, lie in zip(half, truth, lies, strict=True))
+    assert 70 <= sum(c.directives == lie.directives for c, lie in zip(half, lies, strict=True)) <= 130
+    with pytest.raises(ConfigError, match=r"lies: came 1\.5"):
+        LabCritic(lies=1.5)
+
+
+def test_a_revealing_critic_says_the_digits_and_nothing_about_steps() -> None:
+    (critique,) = LabCritic(reveals=True).review([request("27+38=", "550")])
+    assert [d.text for d in critique.directives] == ["The right digits are 5, 6, 0, in this order."]
+    assert json.loads(critique.reply)["directives"][0]["text"] == critique.directives[0].text
+    assert LabCritic(reveals=True).review([request("27+38=", "560")])[0].directives == ()

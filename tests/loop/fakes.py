@@ -92,7 +92,7 @@ class CharPolicy:
             for ids_TK, context, c in zip(ids, contexts, completions, strict=True)
         ]
 
-    def step(self, samples: Sequence[TrainSample]) -> StepReport:
+    def step(self, samples: Sequence[TrainSample], *, refresh_teacher: bool | None = None) -> StepReport:
         self.version += 1
         self.trained.append(list(samples))
         return StepReport(1.0, 1.0, 0.0, 0.0, 0.5, 8, True, "", {})

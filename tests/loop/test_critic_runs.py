@@ -112,6 +112,7 @@ class LateCritic(LabCritic):
     """Streams; every answer comes while the next step is under way."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.waiting: list[tuple[CriticRequest, Future[Critique]]] = []
         self.asked = 0
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from critique_rl.config.algorithm import RefinementConfig
 from critique_rl.config.run import RolloutConfig
 from critique_rl.engines.scripted import ScriptedEngine
+from critique_rl.loop.guidance import Guidance
 from critique_rl.loop.refine import refine
 from critique_rl.prompting.template import parse_template
 from critique_rl.types import Critique, Group, Refinement, TokenIds
@@ -44,8 +46,7 @@ def refined(
         policy=policy or CharPolicy(),
         engine=engine,
         reward=AnyOf(),
-        template=TEMPLATE,
-        config=RefinementConfig.model_validate(options),
+        guidance=Guidance(config=RefinementConfig.model_validate(options), template=TEMPLATE),
         rollout=RolloutConfig(max_tokens=max_tokens),
         step=5,
         seed=1,
@@ -116,7 +117,7 @@ def test_the_copied_share_by_hand() -> None:
 
 def test_a_text_shorter_than_eight_words_cannot_be_a_copy() -> None:
     before = criticized(group(task(), "41"), "t/0", text="It is 42")
-    assert reasons(refined([before], engine("It is 42"))[0].refinements) == [""]
+    assert reasons(refined([before], engine("It is 42"), refuse_leaks=False)[0].refinements) == [""]
 
 
 def mean_of(table: dict[str, float]) -> Callable[[str], float]:
@@ -129,7 +130,8 @@ def test_the_refinement_closest_to_the_policy_is_kept() -> None:
     (found,) = refined([before], engine("42 a", "42 b", "43", "42 c"), policy=policy)
     farther = "another refinement was closer to the policy"
     assert reasons(found.refinements) == [farther, "", "not verified", farther]
-    (found,) = refined([before], engine("42 a", "42 b", "43", "42 c"), policy=policy, max_injected=2)
+    two: dict[str, Any] = {"max_injected": 2, "max_group_share": 1.0}
+    (found,) = refined([before], engine("42 a", "42 b", "43", "42 c"), policy=policy, **two)
     assert reasons(found.refinements) == [farther, "", "not verified", ""]
 
 
@@ -141,7 +143,7 @@ def test_of_equally_likely_refinements_the_shorter_then_the_earlier_is_kept() ->
 
 def test_a_duplicate_never_takes_a_second_place() -> None:
     before = criticized(group(task(), "1", "2", "3"), "t/0", "t/1", "t/2")
-    (found,) = refined([before], engine("42", "42", "42 so"), max_injected=3)
+    (found,) = refined([before], engine("42", "42", "42 so"), max_injected=3, max_group_share=1.0)
     assert reasons(found.refinements) == ["", "duplicate", ""]
 
 

@@ -15,6 +15,7 @@ import pytest
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.config.algorithm import DistillationConfig, RefinementConfig, TwoChannelConfig
 from critique_rl.config.run import RolloutConfig
+from critique_rl.loop.guidance import Guidance
 from critique_rl.loop.refine import refine
 from critique_rl.loop.stories import tell
 from critique_rl.loop.targets import teach
@@ -31,6 +32,7 @@ class State(NamedTuple):
     cause: str = "hopeless"
     upper_bound: float = 0.25
     select: bool = True
+    rung: int = 0
 
 
 def story(of: Group, samples: Sequence[TrainSample] = (), *, k: int = 4) -> Json:
@@ -54,8 +56,7 @@ def through_the_loop(of: Task, *texts: str, refined: str = "42") -> Group:
         policy=policy,
         engine=engine(refined),
         reward=ExactReward(),
-        template=TEMPLATE,
-        config=RefinementConfig(),
+        guidance=Guidance(config=RefinementConfig(), template=TEMPLATE),
         rollout=RolloutConfig(max_tokens=64),
         step=0,
         seed=0,

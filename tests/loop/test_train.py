@@ -23,7 +23,7 @@ from critique_rl.loop.checkpoint import latest_checkpoint
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
 from critique_rl.loop.train import Trainer
-from critique_rl.protocols import Algorithm, Critic, StepReport
+from critique_rl.protocols import Algorithm, Critic, Skipped, StepReport
 from critique_rl.schedule.plateau import PlateauTracker
 from critique_rl.types import Completion, CriticOutcome, CriticRequest, Critique, Task, TokenIds, TrainSample
 from tests.loop.fakes import TEMPLATE, CharPolicy, ExactReward, Memory, engine, task
@@ -210,7 +210,8 @@ def test_groups_without_a_failure_are_no_critic_call(tmp_path: Path) -> None:
 def test_a_step_that_was_skipped_for_its_gradient_is_told(tmp_path: Path) -> None:
     class Exploding(CharPolicy):
         def step(self, samples: Sequence[TrainSample]) -> StepReport:
-            return super().step(samples)._replace(applied=False, reason="the gradient norm is nan")
+            seen = super().step(samples)
+            return seen._replace(applied=False, skipped=Skipped.NOT_FINITE, reason="the gradient norm is nan")
 
     trainer = make(tmp_path, {"budget": {"max_steps": 1}}, policy=Exploding())
     trainer.run()

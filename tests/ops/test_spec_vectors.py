@@ -80,7 +80,11 @@ VECTORS: dict[str, list[tuple[str, str]]] = {
         (TARGETS, "test_clipped_gap_moves_no_id_further_than_the_clip"),
         (TARGETS, "test_the_divergence_to_a_clipped_target_is_a_true_one"),
     ],
-    "T13 dense shaping of an advantage": [],
+    "T13 dense shaping of an advantage": [
+        ("ops/test_gaps.py", "test_signed_advantages_by_hand"),
+        ("ops/test_gaps.py", "test_certainty_weights_by_hand"),
+        ("loop/test_selection.py", "test_the_weight_by_reliance_is_that_of_the_paper"),
+    ],
     "T14 group statistics": [
         ("ops/test_advantages.py", "test_group_of_four_by_hand"),
         ("ops/test_advantages.py", "test_no_contrast_teaches_exactly_nothing"),
@@ -108,8 +112,7 @@ NOT_OFFERED = {
     "T7 a clipped surrogate per support id": "the surrogate as a loss, and choosing one hint of several by overlap: a "
     "distribution target with a true divergence (T12) takes its place",
     "T8 denominators": "one denominator for both losses: it scales the directive gradient by the share of hints",
-    "T13 dense shaping of an advantage": "magnitudes, reversed signs and weights by entropy, reliance or pass rate: "
-    "no method of the package shapes an advantage by the teacher's confidence",
+    "T13 dense shaping of an advantage": "reversed signs and weights by pass rate: no method of the package has them",
     "T15 votes and the importance cap": "a verdict of 0 as a vote, and the process reward: see test_t15_votes",
     "T16 overlap, masses, entropy gap": "the top-K overlap of two sides as a figure of a step: it needs the top K of "
     "both, and so a pass that no support pays for; the shared mass of the bins is logged in its place",
@@ -182,10 +185,14 @@ REFINEMENTS: dict[str, list[tuple[str, str]]] = {
     ],
     "the ratio modes": [
         (RATIOS, "test_gradient_weights_of_the_three_modes"),
+        (RATIOS, "test_the_table_of_gradient_weights_on_real_logits"),
         (RATIOS, "test_identical_contexts_give_a_ratio_of_exactly_one"),
         (RATIOS, "test_awr_floor_drops_hopeless_tokens"),
     ],
-    "order inside a group": [("algorithms/test_grpo.py", "test_the_order_inside_a_group_does_not_matter")],
+    "order inside a group and of groups": [
+        ("algorithms/test_grpo.py", "test_the_order_inside_a_group_does_not_matter"),
+        (CRITIQUE_GRPO, "test_no_order_of_groups_or_rollouts_changes_an_advantage"),
+    ],
     "without refinements plain GRPO": [(CRITIQUE_GRPO, "test_without_refinements_it_is_grpo_bit_for_bit")],
     "scored under the bare prompt": [
         ("policy/test_step.py", "test_training_sees_the_bare_prompt_and_the_very_completion_ids")

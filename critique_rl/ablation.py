@@ -1,0 +1,258 @@
+"""`critique-rl ablate`: the arms of a run file at equal compute, several seeds each, beside one reference arm.
+
+Owns: running them in several processes, resuming, and the table with its intervals and claims.
+Must not know: what an arm does.
+
+    OUTPUT/ablation.json, ablation.png, ablation.md      the table, the picture, the table to read
+    OUTPUT/ARM/seed-N/...                                each run, as `critique-rl train` writes it
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from critique_rl.config.ablation import AblationConfig, ClaimConfig
+from critique_rl.config.load import RunFile
+from critique_rl.config.run import RunConfig
+from critique_rl.errors import ConfigError, CritiqueRLError
+from critique_rl.experiment import PlannedRun, plan, run_one
+from critique_rl.provenance import commit, device_name, versions
+from critique_rl.report.ablation_chart import draw_ablation
+from critique_rl.stats.intervals import seeds_interval
+
+Json = dict[str, object]
+Say = Callable[[str], None]
+
+
+class Ablated(NamedTuple):
+    """The result in the form of docs/results, and the runs that ended in an error, each with it."""
+
+    result: Json
+    failed: Mapping[str, str]
+
+
+def ablate(
+    run_file: RunFile,
+    output: Path,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    jobs: int | None = None,
+    resume: bool = False,
+    command: str = "",
+    say: Say = lambda _: None,
+) -> Ablated:
+    """Run every arm at every seed and compare. The table is written anew after each run, so that a kill loses little.
+
+    A run that ends in an error is named and left out; the others go on. Errors: ConfigError before the first run.
+    """
+    started = time.monotonic()
+    spec = run_file.ablation
+    if spec is None:
+        raise ConfigError(
+            f"{run_file.source}: there is no [ablation] section; add one that names the reference arm: "
+            'reference = "ARM"'
+        )
+    if arms and spec.reference not in arms:
+        arms = (spec.reference, *arms)
+    runs = plan(run_file, output, arms=arms, seeds=seeds)
+    if len(runs) < 2:
+        raise ConfigError(f"{run_file.source}: one arm at one seed is nothing to compare; add arms or seeds")
+    _check_equal_compute(runs)
+    done: dict[str, Json] = {}
+    failed: dict[str, str] = {}
+    result: Json = {}
+    for planned, outcome in _train_all(runs, jobs=jobs or spec.jobs, resume=resume):
+        name = f"{planned.arm}/seed-{planned.seed}"
+        if isinstance(outcome, CritiqueRLError):
+            failed[name] = str(outcome)
+            say(f"{name}: FAILED: {outcome}")
+            continue
+        done[name] = outcome
+        say(f"{len(done) + len(failed)}/{len(runs)} {name}: {_in_words(outcome)}")
+        finished = [done[n] for n in (f"{r.arm}/seed-{r.seed}" for r in runs) if n in done]
+        result = _result(runs, finished, spec, title=runs[0].config.title or runs[0].config.name, command=command)
+        result["wall_time_s"] = round(time.monotonic() - started, 1)
+        _write(output, result, spec)
+    return Ablated(result, failed)
+
+
+def _check_equal_compute(runs: Sequence[PlannedRun]) -> None:
+    budgets = {run.arm: run.config.budget.max_generated_tokens for run in runs}
+    if None in budgets.values():
+        arm = next(arm for arm, tokens in budgets.items() if tokens is None)
+        raise ConfigError(f"arm {arm!r} has no budget.max_generated_tokens, so its compute cannot be compared; set it")
+    if len(set(budgets.values())) > 1:
+        raise ConfigError(f"budget.max_generated_tokens differs between arms ({budgets}); give all of them the same")
+    for run in runs:
+        if _asks_a_critic(run.config) and not run.config.budget.count_critic_tokens:
+            raise ConfigError(
+                f"arm {run.arm!r} asks a critic whose tokens would not count; set budget.count_critic_tokens = true"
+            )
+
+
+def _asks_a_critic(config: RunConfig) -> bool:
+    return config.critic is not None
+
+
+def _train_all(runs: Sequence[PlannedRun], *, jobs: int, resume: bool):
+    """Each run with its summary or its error, in the order in which they end; never more than `jobs` at once."""
+    waiting = list(runs)
+    # One run per process: what torch and the libraries hold is given back at its end.
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running: dict[Future[Json | CritiqueRLError], PlannedRun] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    planned = waiting.pop(0)
+                    running[pool.submit(_train, planned, resume)] = planned
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield running.pop(future), future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _train(planned: PlannedRun, resume: bool) -> Json | CritiqueRLError:
+    """In a process of its own: errors of a user's making come back as values, others as they are."""
+    try:
+        return run_one(planned, resume=resume, console=False)
+    except CritiqueRLError as error:
+        # The very error may not survive the way between processes: some take more than a message.
+        return CritiqueRLError(str(error))
+
+
+def _result(
+    runs: Sequence[PlannedRun], finished: Sequence[Json], spec: AblationConfig, *, title: str, command: str
+) -> Json:
+    arms = [arm for arm in dict.fromkeys(run.arm for run in runs) if any(row["arm"] == arm for row in finished)]
+    table = [row for arm in arms for row in _rows_of(arm, [row for row in finished if row["arm"] == arm])]
+    claims = [_judged(claim, table) for claim in spec.claims]
+    seeds = sorted({cast(int, row["seed"]) for row in finished})
+    return {
+        "title": title,
+        "reference": spec.reference,
+        "rows": [
+            *claims,
+            *(
+                {
+                    "name": f"{r['arm']}/{r['class']}",
+                    "value": r["mean"],
+                    "unit": "held-out success, mean over seeds",
+                    "target": None,
+                    "holds": None,
+                }
+                for r in table
+            ),
+        ],
+        "table": table,
+        "claims": claims,
+        "runs": list(finished),
+        "budget_tokens": runs[0].config.budget.max_generated_tokens,
+        "seeds": seeds,
+        "command": command,
+        "device": device_name(cpu=all(run.config.policy.device == "cpu" for run in runs)),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def _rows_of(arm: str, runs: Sequence[Json]) -> list[Json]:
+    """One row per class of tasks: mean over seeds with its interval, and what the arm used, per seed on average."""
+    kinds = list(dict.fromkeys(kind for run in runs for kind in cast("Mapping[str, Json]", run["end"])))
+    rows: list[Json] = []
+    for kind in kinds:
+        ends = [cast("Mapping[str, Json]", run["end"])[kind] for run in runs]
+        successes = [cast(int, end["successes"]) for end in ends]
+        trials = [cast(int, end["trials"]) for end in ends]
+        rates = [s / n for s, n in zip(successes, trials, strict=True)]
+        low, high = seeds_interval(successes, trials)
+        rows.append(
+            {
+                "arm": arm,
+                "class": kind,
+                "mean": sum(rates) / len(rates),
+                "low": low,
+                "high": high,
+                "seeds": [run["seed"] for run in runs],
+                "rates": rates,
+                "trials": trials,
+                "steps": _mean(runs, "steps"),
+                "generated_tokens": _mean(runs, "generated_tokens"),
+                "critic_tokens": _mean(runs, "critic_completion_tokens"),
+                "critic_calls": _mean(runs, "critic_calls"),
+                "train_wall_s": _mean(runs, "train_wall_s"),
+            }
+        )
+    return rows
+
+
+def _mean(runs: Sequence[Json], key: str) -> float:
+    return sum(float(cast(float, run[key])) for run in runs) / len(runs)
+
+
+def _judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
+    """A claim with the worst margin between intervals (positive: it holds), or None where an arm is missing."""
+    rows = {cast(str, r["arm"]): r for r in table if r["class"] == claim.kind}
+    others = claim.above or claim.not_below
+    entry: Json = {
+        "name": claim.name,
+        "value": None,
+        "unit": "margin between intervals",
+        "target": "> 0",
+        "holds": None,
+    }
+    if any(arm not in rows for arm in (claim.arm, *others)):
+        return entry
+    own = rows[claim.arm]
+    ends = ("low", "high") if claim.above else ("high", "low")
+    margins = [float(cast(float, own[ends[0]])) - float(cast(float, rows[other][ends[1]])) for other in others]
+    holds = min(margins) > 0 if claim.above else min(margins) >= 0
+    return {**entry, "value": min(margins), "target": "> 0" if claim.above else ">= 0", "holds": holds}
+
+
+def _write(output: Path, result: Json, spec: AblationConfig) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in (("ablation.json", json.dumps(result, indent=2) + "\n"), ("ablation.md", ablation_table(result))):
+        scratch = output / f".{name}.new"
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(output / name)
+    draw_ablation(cast("list[Json]", result["table"]), reference=spec.reference, path=output / "ablation.png")
+
+
+def ablation_table(result: Mapping[str, object]) -> str:
+    """The result as a Markdown table: arms by classes, with intervals, and the claims below it."""
+    table = cast("list[Json]", result["table"])
+    kinds = list(dict.fromkeys(cast(str, row["class"]) for row in table))
+    arms = list(dict.fromkeys(cast(str, row["arm"]) for row in table))
+    cells = {(row["arm"], row["class"]): row for row in table}
+    lines = [
+        f"| arm | {' | '.join(kinds)} | steps | tokens | critic tokens |",
+        f"| --- | {' | '.join('---' for _ in kinds)} | --- | --- | --- |",
+    ]
+    for arm in arms:
+        shown = [_cell(cells[arm, kind]) if (arm, kind) in cells else "" for kind in kinds]
+        first = next(row for row in table if row["arm"] == arm)
+        used = (f"{cast(float, first[key]):.0f}" for key in ("steps", "generated_tokens", "critic_tokens"))
+        lines.append(f"| {arm} | {' | '.join(shown)} | {' | '.join(used)} |")
+    for claim in cast("list[Json]", result["claims"]):
+        verdict = {True: "holds", False: "FAILS", None: "not measured"}[cast("bool | None", claim["holds"])]
+        lines.append(f"\n{verdict}: {claim['name']}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Json) -> str:
+    mean, low, high = (f"{cast(float, row[key]):.1%}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _in_words(run: Json) -> str:
+    ends = cast("Mapping[str, Json]", run["end"])
+    rates = ", ".join(f"{kind} {cast(float, end['success']):.1%}" for kind, end in ends.items())
+    return f"{rates} after {run['steps']} steps ({run['stopped_because']})"

@@ -1,0 +1,82 @@
+"""The method that a config names, joined as [distillation] says.
+
+Owns: which class belongs to which config. Must not know: what a method stamps.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from critique_rl.algorithms.cispo import Cispo
+from critique_rl.algorithms.critique_grpo import CritiqueGrpo
+from critique_rl.algorithms.dapo import Dapo
+from critique_rl.algorithms.directive_distillation import DirectiveDistillation
+from critique_rl.algorithms.dr_grpo import DrGrpo
+from critique_rl.algorithms.gap_advantages import GapAdvantages
+from critique_rl.algorithms.grpo import Grpo
+from critique_rl.algorithms.gspo import Gspo
+from critique_rl.algorithms.paced import Paced, Paces
+from critique_rl.algorithms.rloo import Rloo
+from critique_rl.algorithms.routed import OutcomeRouting
+from critique_rl.algorithms.self_imitation import SelfImitation
+from critique_rl.algorithms.sequential import Sequential
+from critique_rl.algorithms.signed import SignedAdvantages
+from critique_rl.algorithms.two_channel import TwoChannel
+from critique_rl.config import algorithm as methods
+from critique_rl.config.distillation import DistillationConfig
+from critique_rl.config.refinement import RefinementConfig
+from critique_rl.protocols import Algorithm
+
+
+def build_algorithm(
+    config: methods.AlgorithmConfig,
+    refinement: RefinementConfig | None = None,
+    distillation: DistillationConfig | None = None,
+    paces: Paces | None = None,
+) -> Algorithm:
+    """The method of a run; without the two sections, as if each stood at its defaults."""
+    method = _bare(config, RefinementConfig() if refinement is None else refinement)
+    if paces is not None and "critique" in method.needs:
+        method = Paced(method, paces)
+    options = DistillationConfig() if distillation is None else distillation
+    if "teacher" not in method.needs:
+        return method
+    match options.join:
+        case "losses":
+            return method
+        case "advantages":
+            return GapAdvantages(method, options)
+        case "signed":
+            return SignedAdvantages(method, options)
+        case "routed":
+            return OutcomeRouting(method, options)
+        case "sequential":
+            return Sequential(method, options)
+        case _:
+            assert_never(options.join)
+
+
+def _bare(config: methods.AlgorithmConfig, refinement: RefinementConfig) -> Algorithm:
+    match config:
+        case methods.GrpoConfig():
+            return Grpo(config)
+        case methods.DrGrpoConfig():
+            return DrGrpo(config)
+        case methods.DapoConfig():
+            return Dapo(config)
+        case methods.GspoConfig():
+            return Gspo(config)
+        case methods.CispoConfig():
+            return Cispo(config)
+        case methods.RlooConfig():
+            return Rloo(config)
+        case methods.SelfImitationConfig():
+            return SelfImitation(config)
+        case methods.CritiqueGrpoConfig():
+            return CritiqueGrpo(config, refinement)
+        case methods.DirectiveDistillationConfig():
+            return DirectiveDistillation(config)
+        case methods.TwoChannelConfig():
+            return TwoChannel(config, refinement)
+        case _:
+            assert_never(config)

@@ -1,0 +1,94 @@
+"""What stops refinements and directive targets before a collapse: the trip wires' limits.
+
+Owns: every default of `schedule/trip_wires.py`, with its source. Must not know: how wires are watched, the loop.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from critique_rl.config.base import Strict
+
+
+class GuardsConfig(Strict):
+    """Trip wires on the policy's own rollouts, each against a reference of its own from before injection began."""
+
+    mode: Literal["stop", "warn", "off"] = Field(
+        default="stop",
+        description="stop: while a wire is tripped no critic is asked, no refinement injected and no directive target "
+        "made, and the run goes on as scalar GRPO; warn: only say so; off: watch nothing",
+    )
+    reference_steps: int = Field(
+        default=20,
+        ge=1,
+        description="steps averaged (exponentially) into the reference before the first injection (ours, no published "
+        "evidence)",
+    )
+    recent_steps: int = Field(
+        default=10,
+        ge=1,
+        description="steps averaged (exponentially) into the present value (ours, no published evidence)",
+    )
+    min_steps: int = Field(
+        default=5,
+        ge=1,
+        description="steps that the reference must hold, and that injection must have gone on, before a wire can trip; "
+        "where injection begins earlier, the reference takes in the first steps after it (ours, no published evidence)",
+    )
+    sustain_steps: int = Field(
+        default=3, ge=1, description="steps beyond a limit in a row that trip a wire (ours, no published evidence)"
+    )
+    cooldown_steps: int = Field(
+        default=20,
+        ge=1,
+        description="steps in a row, less than half way to the limit, after which a tripped wire lets injection go on "
+        "(ours, no published evidence)",
+    )
+    min_entropy: float = Field(
+        default=0.5,
+        gt=0.0,
+        lt=1.0,
+        description="lowest entropy, as a share of its reference (half of the warm-up's is a usual kill switch of "
+        "self-distillation); trips only if success falls too, or length leaves its band without a gain of success",
+    )
+    max_entropy: float = Field(
+        default=2.0,
+        gt=1.0,
+        description="highest entropy, as a multiple of its reference; as min_entropy. Lying critics make it explode "
+        "(arXiv 2506.03106, appendix C); the number is ours, no published evidence",
+    )
+    min_length: float = Field(
+        default=0.7,
+        gt=0.0,
+        lt=1.0,
+        description="lowest median completion length, as a share of its reference (a shrink of 30 % without a gain of "
+        "reward is a usual stop-loss of self-distillation); trips only if success has not risen",
+    )
+    max_length: float = Field(
+        default=2.0,
+        gt=1.0,
+        description="highest 95th percentile of completion length, as a multiple of its reference; trips only if "
+        "success has not risen (ours, no published evidence)",
+    )
+    max_truncated: float = Field(
+        default=0.25,
+        gt=0.0,
+        le=1.0,
+        description="largest rise of the truncated share over its reference; trips only if success has not risen "
+        "(ours, no published evidence)",
+    )
+    max_success_drop: float = Field(
+        default=0.5,
+        gt=0.0,
+        le=1.0,
+        description="largest fall of the success rate from its best, as a share of it, and by 0.1 at least (ours, no "
+        "published evidence)",
+    )
+    flat_success: float = Field(
+        default=0.02,
+        ge=0.0,
+        description="a success rate that lies less than this above its reference has not risen (as plateau.delta; "
+        "ours, no published evidence)",
+    )

@@ -1,0 +1,264 @@
+"""Guards that stop refinements and directive targets before entropy, length or success collapse.
+
+Owns: each wire's reference, state and hysteresis, and the words of a log line. Must not know: where the numbers come
+from, critics, the loop. Figures come from the policy's own rollouts under the bare prompt.
+
+    ok -> warned (beyond the limit, not yet for long, or without what must go with it) -> tripped -> recovered
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from critique_rl.config.guards import GuardsConfig
+from critique_rl.errors import CheckpointError
+
+MIN_ENTROPY = 0.05  # nats: below it a reference is too small to halve
+MIN_ENTROPY_RISE = 0.1  # nats
+MIN_LENGTH_CHANGE = 2.0  # tokens
+MIN_SUCCESS_DROP = 0.1
+CALM = 0.5  # share of the way to its limit, below which a wire is quiet
+
+Vital = Literal["entropy", "p50_tokens", "p95_tokens", "truncated", "success"]
+
+
+class WireState(StrEnum):
+    OK = "ok"
+    WARNED = "warned"
+    TRIPPED = "tripped"
+    RECOVERED = "recovered"
+
+
+class _Reading(NamedTuple):
+    """How far a wire is on the way to its limit (1: there), whether what must go with it does, and the words."""
+
+    way: float
+    accompanied: bool
+    words: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Mean:
+    """Exponential mean with bias correction: sum of (1 - a)^age a x, divided by the same sum of weights."""
+
+    total: float = 0.0
+    weight: float = 0.0
+    count: int = 0
+
+    def add(self, value: float, steps: int) -> None:
+        rate = 2 / (steps + 1)
+        self.total = (1 - rate) * self.total + rate * value
+        self.weight = (1 - rate) * self.weight + rate
+        self.count += 1
+
+    @property
+    def value(self) -> float:
+        return self.total / self.weight
+
+
+@dataclass(slots=True, kw_only=True)
+class _Wire:
+    state: WireState = WireState.OK
+    way: float = 0.0
+    beyond: int = 0
+    calm: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """All that a resumed run needs. `injected` counts steps since injection began."""
+
+    reference: dict[Vital, _Mean] = field(default_factory=dict[Vital, _Mean])
+    recent: dict[Vital, _Mean] = field(default_factory=dict[Vital, _Mean])
+    best_success: float | None = None
+    injected: int = 0
+    trips: int = 0
+    wires: dict[str, _Wire] = field(default_factory=dict[str, _Wire])
+    unread: list[str] = field(default_factory=list[str])
+
+
+_STATE: TypeAdapter[_State] = TypeAdapter(_State)
+
+
+class TripWires:
+    """Watches one run. Entropy alone never trips: it halves in healthy runs, too."""
+
+    def __init__(self, config: GuardsConfig) -> None:
+        self.config = config
+        self._state = _State()
+
+    def observe(
+        self,
+        *,
+        entropy: float | None,
+        p50_tokens: float | None,
+        p95_tokens: float | None,
+        truncated: float | None,
+        success: float | None,
+        injecting: bool,
+    ) -> None:
+        """One step's rollouts, sampled after any injection or before the first one; None: not known this step.
+
+        Entropy in nats per token, lengths in tokens, the others as shares.
+        """
+        state, config = self._state, self.config
+        if config.mode == "off":
+            return
+        vitals: dict[Vital, float | None] = {
+            "entropy": entropy,
+            "p50_tokens": p50_tokens,
+            "p95_tokens": p95_tokens,
+            "truncated": truncated,
+            "success": success,
+        }
+        state.injected += injecting
+        for name, value in vitals.items():
+            if value is None:
+                continue
+            reference = state.reference.setdefault(name, _Mean())
+            if not injecting or reference.count < config.min_steps:
+                reference.add(value, config.reference_steps)
+            state.recent.setdefault(name, _Mean()).add(value, config.recent_steps)
+        recent = state.recent.get("success")
+        if recent is not None and recent.count >= config.min_steps:
+            state.best_success = max(recent.value, state.best_success or 0.0)
+        if state.injected >= config.min_steps:
+            for name, reading in self._readings().items():
+                self._advance(name, state.wires.setdefault(name, _Wire()), reading)
+
+    @property
+    def allows_injection(self) -> bool:
+        """Whether refinements and directive targets may go into this step."""
+        return self.config.mode != "stop" or not self._tripped
+
+    def message(self) -> str | None:
+        """What tripped or recovered since the last call, for a person; else None."""
+        messages, self._state.unread = self._state.unread, []
+        return "; ".join(messages) or None
+
+    def figures(self) -> Mapping[str, float]:
+        """For the trackers: how far each wire is on the way to its limit (1: there), and what follows."""
+        if self.config.mode == "off":
+            return {}
+        states = [wire.state for wire in self._state.wires.values()]
+        return {
+            **{f"guards/{name}": wire.way for name, wire in self._state.wires.items()},
+            "guards/warned": float(states.count(WireState.WARNED)),
+            "guards/tripped": float(states.count(WireState.TRIPPED)),
+            "guards/trips": float(self._state.trips),
+            "guards/allows_injection": float(self.allows_injection),
+        }
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, object]:
+        """All references and states as plain JSON values; their size does not grow with the run."""
+        return cast("dict[str, object]", _STATE.dump_python(self._state, mode="json"))
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
+        try:
+            self._state = _STATE.validate_python(dict(state))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CheckpointError(
+                f"trip wires in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
+            ) from error
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _tripped(self) -> list[str]:
+        return [name for name, wire in self._state.wires.items() if wire.state is WireState.TRIPPED]
+
+    def _pair(self, name: Vital) -> tuple[float, float] | None:
+        """(reference, present value), or None while either holds too little."""
+        reference, recent = self._state.reference.get(name), self._state.recent.get(name)
+        if reference is None or recent is None or min(reference.count, recent.count) < self.config.min_steps:
+            return None
+        return reference.value, recent.value
+
+    def _readings(self) -> dict[str, _Reading]:
+        config = self.config
+        readings: dict[str, _Reading] = {}
+        success, best = self._pair("success"), self._state.best_success
+        risen = success is not None and success[1] >= success[0] + config.flat_success
+        falling = False
+        if success is not None and best:
+            drop = best - success[1]
+            way = min(drop / best / config.max_success_drop, drop / MIN_SUCCESS_DROP)
+            falling = way >= CALM
+            readings["success"] = _Reading(way, True, f"success fell to {success[1]:.2f} from {best:.2f} at its best")
+        unpaid = "while success has not risen"
+        if (pair := self._pair("p50_tokens")) is not None:
+            words = f"the median completion has {pair[1]:.0f} tokens, {pair[0]:.0f} before injection, {unpaid}"
+            way = min(_fall(pair, config.min_length), (pair[0] - pair[1]) / MIN_LENGTH_CHANGE)
+            readings["short"] = _Reading(way, not risen, words)
+        if (pair := self._pair("p95_tokens")) is not None:
+            words = f"the longest completions have {pair[1]:.0f} tokens (p95), {pair[0]:.0f} before injection, {unpaid}"
+            way = min(_rise(pair, config.max_length), (pair[1] - pair[0]) / MIN_LENGTH_CHANGE)
+            readings["long"] = _Reading(way, not risen, words)
+        if (pair := self._pair("truncated")) is not None:
+            words = f"{pair[1]:.0%} of the rollouts are cut off, {pair[0]:.0%} before injection, {unpaid}"
+            readings["truncated"] = _Reading((pair[1] - pair[0]) / config.max_truncated, not risen, words)
+        if (pair := self._pair("entropy")) is not None:
+            lengths = max((readings[name].way for name in ("short", "long") if name in readings), default=0.0)
+            accompanied = falling or (lengths >= 1 and not risen)
+            why = "while success falls" if falling else "while length has left its band"
+            words = f"entropy is {pair[1]:.2f} nats, {pair[0]:.2f} before injection, {why}"
+            low = _fall(pair, config.min_entropy) if pair[0] > MIN_ENTROPY else 0.0
+            high = min(_rise(pair, config.max_entropy), (pair[1] - pair[0]) / MIN_ENTROPY_RISE)
+            readings["low_entropy"] = _Reading(low, accompanied, words)
+            readings["high_entropy"] = _Reading(high, accompanied, words)
+        return readings
+
+    def _advance(self, name: str, wire: _Wire, reading: _Reading) -> None:
+        config, way = self.config, max(0.0, reading.way)
+        wire.way = way
+        if wire.state is WireState.TRIPPED:
+            wire.calm = wire.calm + 1 if way < CALM else 0
+            if wire.calm >= config.cooldown_steps:
+                wire.state, wire.beyond = WireState.RECOVERED, 0
+                self._tell(f"trip wire {name!r} has been quiet for {wire.calm} steps", back=True)
+            return
+        wire.beyond = wire.beyond + 1 if way >= 1 and reading.accompanied else 0
+        if wire.beyond >= config.sustain_steps:
+            wire.state, wire.calm = WireState.TRIPPED, 0
+            self._state.trips += 1
+            self._tell(f"trip wire {name!r}: {reading.words}, for {wire.beyond} steps in a row", back=False)
+        elif way >= 1:
+            wire.state = WireState.WARNED
+        elif way < CALM and wire.state is WireState.WARNED:
+            wire.state = WireState.OK
+
+    def _tell(self, happened: str, *, back: bool) -> None:
+        others = self._tripped
+        if self.config.mode == "warn":
+            follows = "guards.mode is 'warn', so nothing is stopped"
+        elif back:
+            follows = f"still tripped: {', '.join(others)}" if others else "refinements and directive targets go on"
+        else:
+            follows = (
+                f"refinements and directive targets stop until it has been quiet for {self.config.cooldown_steps} "
+                "steps, and the run goes on as scalar GRPO"
+            )
+        self._state.unread.append(f"{happened}; {follows}")
+
+
+def _fall(pair: tuple[float, float], limit: float) -> float:
+    """How far the present value is on the way down from its reference to `limit` times it."""
+    reference, recent = pair
+    return (1 - recent / reference) / (1 - limit) if reference > 0 else 0.0
+
+
+def _rise(pair: tuple[float, float], limit: float) -> float:
+    """How far the present value is on the way up from its reference to `limit` times it; a rise from 0 has no bound."""
+    reference, recent = pair
+    return (recent / reference - 1) / (limit - 1) if reference > 0 else math.inf

@@ -1,0 +1,153 @@
+"""Vitals by hand, and a run whose trip wires stop injection: what is spent, trained and taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from critique_rl.config.guards import GuardsConfig
+from critique_rl.loop.checkpoint import latest_checkpoint
+from critique_rl.loop.guards import uninjected, vitals
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.train import Trainer
+from critique_rl.protocols import Guards
+from critique_rl.schedule.trip_wires import TripWires
+from tests.loop.fakes import CharPolicy, critique, group, task
+from tests.loop.test_train import Sampler, make, memory
+
+TIGHT = {"reference_steps": 1, "recent_steps": 1, "min_steps": 1, "sustain_steps": 1, "cooldown_steps": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded(Parts):
+    guards: Guards | None = None
+
+
+class Scripted:
+    """Trip wires that allow what a list says, one entry a step."""
+
+    def __init__(self, allowed: Sequence[bool]) -> None:
+        self.allowed = allowed
+        self.seen: list[bool] = []
+
+    def observe(self, *, injecting: bool, **_: float | None) -> None:
+        self.seen.append(injecting)
+
+    @property
+    def allows_injection(self) -> bool:
+        return not self.seen or self.allowed[len(self.seen) - 1]
+
+    def message(self) -> str | None:
+        return "tripped" if self.seen and not self.allows_injection else None
+
+    def figures(self) -> Mapping[str, float]:
+        return {"guards/allows_injection": float(self.allows_injection)}
+
+    def state_dict(self) -> dict[str, object]:
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.seen = list(cast("list[bool]", state["seen"]))
+
+
+def guarded(trainer: Trainer, guards: Guards) -> Trainer:
+    own = {field.name: getattr(trainer.parts, field.name) for field in fields(trainer.parts) if field.name != "guards"}
+    return Trainer(trainer.config, Guarded(**own, guards=guards), trainer.run_dir)
+
+
+def test_vitals_by_hand() -> None:
+    one = group(task(answer="42"), "42", "4", "!", "?")  # right, wrong, a verifier error, unreadable
+    cut = replace(one, rollouts=(replace(one.rollouts[0], finished=False), *one.rollouts[1:]))
+    seen = vitals([cut])
+    # 3, 2, 2 and 2 ids with the end; every log-prob is -1
+    assert (seen.p50_tokens, seen.entropy, seen.truncated) == (2.0, 1.0, 0.25)
+    assert seen.p95_tokens == pytest.approx(2.85)  # 2 + 0.85 of the way from the third to the fourth of (2, 2, 2, 3)
+    assert seen.success == pytest.approx(1 / 3)
+    assert vitals([]) == (None, None, None, None, None)
+    unknown = replace(one, rollouts=tuple(replace(r, behaviour_logprobs=()) for r in one.rollouts))
+    assert vitals([unknown]).entropy is None
+
+
+def test_a_group_without_injection_keeps_only_what_the_verifier_said() -> None:
+    full = replace(group(task(), "41", "40"), critiques={"t/0": critique("t/0")})
+    (bare,) = uninjected([full])
+    assert (bare.rollouts, bare.scores) == (full.rollouts, full.scores)
+    assert bare.critiques == {} and not bare.plateaued
+
+
+def test_a_run_without_trip_wires_and_one_whose_wires_are_quiet_train_alike(tmp_path: Path) -> None:
+    plain, watched = make(tmp_path / "plain"), guarded(make(tmp_path / "watched"), Scripted([True] * 5))
+    plain.run()
+    watched.run()
+
+    def trained(trainer: Trainer) -> list[list[str]]:
+        return [[s.rollout_id for s in batch] for batch in cast(CharPolicy, trainer.parts.policy).trained]
+
+    assert trained(plain) == trained(watched)
+    assert plain.progress.critic.outcomes == watched.progress.critic.outcomes
+
+
+def test_a_trip_stops_refinements_targets_and_calls_at_once_and_until_it_is_over(tmp_path: Path) -> None:
+    # both prompts are plateaued at the second step; the wires trip at the third and are quiet again after the fourth
+    trainer = guarded(make(tmp_path), Scripted([True, True, False, False, True]))
+    trainer.run()
+    steps = memory(trainer).steps()
+    # the calls of the third step were out before its rollouts had been looked at
+    assert [s["critic/step_calls"] for s in steps] == [0, 4, 4, 0, 0]
+    assert [s["refinement/sampled"] for s in steps] == [0, 4, 0, 0, 0]
+    assert [s["guards/allows_injection"] for s in steps] == [1, 1, 0, 0, 1]
+    assert [(step, told) for step, kind, told in memory(trainer).events if kind == "guards"] == [
+        (3, "tripped"),
+        (4, "tripped"),
+    ]
+    batches = cast(CharPolicy, trainer.parts.policy).trained
+    assert [len(b) for b in batches] == [4, 6, 4, 4, 4]
+    assert all(s.teacher is None and not s.imitate_weight.any() for b in batches[2:] for s in b)
+
+
+def test_injection_begins_with_the_first_critic_call(tmp_path: Path) -> None:
+    wires = Scripted([True] * 5)
+    guarded(make(tmp_path), wires).run()
+    assert wires.seen == [False, False, True, True, True]  # called in the second step, after its rollouts
+
+
+@pytest.mark.parametrize("call", [3, 5, 6])
+def test_a_broken_off_step_is_taken_back_from_the_wires_too(tmp_path: Path, call: int) -> None:
+    def wires() -> TripWires:
+        return TripWires(GuardsConfig.model_validate(TIGHT))
+
+    def last_state(trainer: Trainer) -> str:
+        saved = latest_checkpoint(trainer.run_dir / "checkpoints")
+        assert saved is not None
+        return json.dumps(saved.state["guards"])
+
+    straight = guarded(make(tmp_path / "straight"), wires())
+    straight.run()
+    broken = guarded(make(tmp_path / "run", sampler=Sampler(stop_at=call)), wires())
+    broken.run()
+    saved = latest_checkpoint(tmp_path / "run/checkpoints")
+    assert saved is not None
+    resumed = guarded(make(tmp_path / "run"), wires())
+    resumed.resume(saved)
+    resumed.run()
+    assert last_state(resumed) == last_state(straight)
+
+
+def test_a_failed_step_never_serialises_the_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(tmp_path, sampler=Sampler(stop_at=4))
+    plateau = trainer.parts.plateau
+    own: Callable[[], dict[str, object]] = plateau.state_dict
+    asked: list[int] = []
+
+    def counted() -> dict[str, object]:
+        asked.append(trainer.progress.step)
+        return own()
+
+    monkeypatch.setattr(plateau, "state_dict", counted)
+    trainer.run()
+    assert asked == [1]  # the checkpoint alone

@@ -1,0 +1,171 @@
+"""Arms x seeds at equal compute: what is refused, what the table says, what a resume keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from critique_rl import ablation
+from critique_rl.ablation import ablate, ablation_table
+from critique_rl.config.load import RunFile, read_run_file
+from critique_rl.errors import ConfigError
+from critique_rl.experiment import PlannedRun
+from tests.lab_runs import LAB, Tree, toml
+
+BUDGET: Tree = {"max_steps": 50, "max_generated_tokens": 600, "count_critic_tokens": True}
+SPEC = """
+[ablation]
+reference = "scalar"
+jobs = 2
+
+[[ablation.claims]]
+name = "both channels are no worse"
+arm = "both"
+class = "hard"
+not_below = ["scalar"]
+
+[arms.scalar]
+algorithm.name = "grpo"
+
+[arms.both]
+algorithm.name = "two_channel"
+"""
+
+
+def run_file(tmp_path: Path, *, budget: Tree | None = None, spec: str = SPEC, **changes: object) -> RunFile:
+    path = tmp_path / "run.toml"
+    path.write_text(toml({**LAB, "seeds": [1, 2], "budget": budget or BUDGET, **changes}) + spec)
+    return read_run_file(path)
+
+
+def result(arm: str, seed: int, *, easy: int, hard: int) -> ablation.Json:
+    ends = {kind: {"successes": n, "trials": 100, "success": n / 100} for kind, n in (("easy", easy), ("hard", hard))}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "end": ends,
+        "steps": 10 * seed,
+        "generated_tokens": 600,
+        "critic_completion_tokens": 40,
+        "critic_calls": 4,
+        "train_wall_s": 1.0,
+        "stopped_because": "generated-token budget spent",
+    }
+
+
+class FakeRuns:
+    """Stands in for the pool: each run's hard success by arm, or an error."""
+
+    def __init__(self, hard: Mapping[str, int | str]) -> None:
+        self.hard = hard
+        self.started: list[str] = []
+
+    def __call__(self, planned: PlannedRun, resume: bool) -> ablation.Json | ablation.CritiqueRLError:
+        self.started.append(f"{planned.arm}/{planned.seed}")
+        found = self.hard[planned.arm]
+        if isinstance(found, str):
+            return ablation.CritiqueRLError(found)
+        return result(planned.arm, planned.seed, easy=100, hard=found + planned.seed)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch):
+    def put(hard: Mapping[str, int | str]) -> FakeRuns:
+        runs = FakeRuns(hard)
+
+        def train_all(planned: list[PlannedRun], *, jobs: int, resume: bool):
+            for one in planned:
+                yield one, runs(one, resume)
+
+        monkeypatch.setattr(ablation, "_train_all", train_all)
+        return runs
+
+    return put
+
+
+def test_the_table_has_means_and_intervals_over_seeds_and_judges_the_claims(tmp_path: Path, fake) -> None:
+    fake({"scalar": 0, "both": 90})
+    spec = SPEC.replace("not_below", "above")
+    said: list[str] = []
+    found, failed = ablate(run_file(tmp_path, spec=spec), tmp_path / "out", command="x", say=said.append)
+    assert failed == {}
+    rows = {(r["arm"], r["class"]): r for r in cast("list[Tree]", found["table"])}
+    assert rows["both", "hard"]["mean"] == pytest.approx(0.915)
+    assert cast(float, rows["both", "hard"]["low"]) < 0.91 < 0.92 < cast(float, rows["both", "hard"]["high"])
+    assert rows["both", "hard"]["critic_tokens"] == 40
+    (claim,) = cast("list[Tree]", found["claims"])
+    assert claim["holds"] is True
+    assert claim["value"] == pytest.approx(
+        cast(float, rows["both", "hard"]["low"]) - cast(float, rows["scalar", "hard"]["high"])
+    )
+    saved = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert saved["rows"][0] == claim
+    assert (tmp_path / "out" / "ablation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "| both | 100.0% [" in ablation_table(found)
+    assert "holds: both channels are no worse" in ablation_table(found)
+    assert len(said) == 4
+
+
+@pytest.mark.parametrize(("hard", "holds"), [(0, False), (40, True), (80, True)])
+def test_not_below_refuses_only_what_is_clearly_worse(tmp_path: Path, fake, hard: int, holds: bool) -> None:
+    fake({"scalar": 40, "both": hard})
+    found, _ = ablate(run_file(tmp_path), tmp_path / "out")
+    assert cast("list[Tree]", found["claims"])[0]["holds"] is holds
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path, fake) -> None:
+    fake({"scalar": 0, "both": "no key"})
+    found, failed = ablate(run_file(tmp_path), tmp_path / "out")
+    assert failed == {"both/seed-1": "no key", "both/seed-2": "no key"}
+    assert [r["arm"] for r in cast("list[Tree]", found["runs"])] == ["scalar", "scalar"]
+    assert cast("list[Tree]", found["claims"])[0]["holds"] is None
+    assert "not measured: both channels" in ablation_table(found)
+
+
+def test_the_reference_is_always_among_the_arms(tmp_path: Path, fake) -> None:
+    runs = fake({"scalar": 0, "both": 90})
+    ablate(run_file(tmp_path), tmp_path / "out", arms=["both"], seeds=[7])
+    assert runs.started == ["scalar/7", "both/7"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "spec", "complaint"),
+    [
+        ({"max_steps": 2}, SPEC, "no budget.max_generated_tokens"),
+        ({"max_steps": 2, "max_generated_tokens": 600}, SPEC, "count_critic_tokens = true"),
+        (BUDGET, SPEC + "budget.max_generated_tokens = 700\n", "differs between arms"),
+        (BUDGET, SPEC.replace('[ablation]\nreference = "scalar"\njobs = 2', ""), "reference"),
+        (BUDGET, SPEC.replace('reference = "scalar"', 'reference = "nobody"'), "no arm 'nobody'"),
+        (BUDGET, SPEC.replace('not_below = ["scalar"]', ""), "exactly one of above and not_below"),
+        (BUDGET, SPEC.replace("jobs = 2", "jobs = 0"), "jobs"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, budget: Tree, spec: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        ablate(run_file(tmp_path, budget=budget, spec=spec), tmp_path / "out")
+
+
+def test_a_file_without_the_section_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(toml({**LAB, "budget": BUDGET}))
+    with pytest.raises(ConfigError, match=r"no \[ablation\] section"):
+        ablate(read_run_file(path), tmp_path / "out")
+
+
+def test_real_runs_in_processes_of_their_own_spend_the_same_and_a_resume_repeats_none(tmp_path: Path) -> None:
+    found, failed = ablate(run_file(tmp_path, seeds=[1]), tmp_path / "out")
+    assert failed == {}
+    for run in cast("list[Tree]", found["runs"]):
+        spent = cast(int, run["generated_tokens"]) + cast(int, run["critic_completion_tokens"])
+        assert run["stopped_because"] == "generated-token budget spent"
+        assert spent >= 600
+    both = next(r for r in cast("list[Tree]", found["runs"]) if r["arm"] == "both")
+    assert cast(int, both["critic_completion_tokens"]) > 0
+    before = (tmp_path / "out" / "both" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns
+    again, _ = ablate(run_file(tmp_path, seeds=[1]), tmp_path / "out", resume=True)
+    assert (tmp_path / "out" / "both" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert again["table"] == found["table"]
