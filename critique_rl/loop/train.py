@@ -8,34 +8,31 @@ Owns: when each stage runs and what is counted. Must not know: any concrete crit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import CheckpointError, CritiqueRLError
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
-from critique_rl.loop.collect import collect
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.evaluate import Success, evaluate
+from critique_rl.loop.gather import Gatherer
 from critique_rl.loop.guards import uninjected, vitals
 from critique_rl.loop.guidance import load_guidance
 from critique_rl.loop.interrupts import interrupts_held
 from critique_rl.loop.metrics import critic_metrics, generated_tokens, group_metrics
 from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
-from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
-from critique_rl.loop.recall import Recalled
 from critique_rl.loop.refine import refine
+from critique_rl.loop.run_state import RunState
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.selection import check_second_verifier, weighted_by_reliance
 from critique_rl.loop.stories import tell
 from critique_rl.loop.targets import TeacherTally, teach
-from critique_rl.loop.verifier_check import check_verifiers
-from critique_rl.protocols import FeedbackSource, GroupState, Skipped, StepReport
+from critique_rl.protocols import GroupState, Skipped, StepReport
 from critique_rl.types import Group, TrainSample
 
 
@@ -46,17 +43,23 @@ class Trainer:
         self.config = config
         self.parts = parts
         self.run_dir = run_dir
-        self.progress = Progress()
+        self._state = RunState(parts)
         self.stopped_because = ""
         self._saved_step: int | None = None
         check_second_verifier(config.refinement, parts.tasks, reward=parts.reward, seed=config.seed)
         self._guidance = load_guidance(config.refinement, parts.refine_template)
         self._critic = CriticStage(config, parts, self._guidance)
+        self._gatherer = Gatherer(config, parts, self._critic, self._state)
         self._taught = TeacherTally()
+
+    @property
+    def progress(self) -> Progress:
+        """The run's counters."""
+        return self._state.progress
 
     def resume(self, saved: SavedRun) -> None:
         """Take up weights, optimiser, plateau memory and counters where `saved` left them."""
-        self._take_up(saved.state)
+        self._state.take_up(saved.state)
         self.parts.policy.restore(saved.directory)
 
     def run(self) -> None:
@@ -83,36 +86,17 @@ class Trainer:
                 self.run_dir / "checkpoints",
                 self.progress.step,
                 policy=self.parts.policy,
-                state=self._state(),
+                state=self._state.to_json(),
                 keep=self.config.checkpoint.keep,
             )
             self._saved_step = self.progress.step
-
-    def _state(self) -> dict[str, object]:
-        """What a checkpoint holds besides the policy. Critiques that are still on their way are not part of it."""
-        optional = {"trust": self.parts.trust, **self._small_parts()}
-        return {
-            "progress": self.progress.to_json(),
-            "plateau": self.parts.plateau.state_dict(),
-            **{name: part.state_dict() for name, part in optional.items() if part is not None},
-        }
-
-    def _small_parts(self):
-        """Optional parts whose whole state is small, by their name in a checkpoint."""
-        parts = self.parts
-        return {
-            "feedback": parts.feedback,
-            "guards": parts.guards,
-            "teacher_gate": parts.teacher_gate,
-            "paces": parts.paces,
-        }
 
     # -- stages of one step (trackers count steps from 1, seeds and schedules from 0) --------------------------------
 
     def _whole_step(self) -> None:
         """One step, or none of it: a step that is broken off is taken back, so that a resume repeats it exactly."""
         step = self.progress.step
-        take_back = self._mark()
+        take_back = self._state.mark()
         try:
             self._step()
         except (KeyboardInterrupt, CritiqueRLError) as stop:
@@ -123,26 +107,10 @@ class Trainer:
                 self.save()
             raise
 
-    def _mark(self) -> Callable[[], None]:
-        """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
-        progress, parts = replace(self.progress), self.parts
-        watching = [part for part in (parts.plateau, parts.trust) if part is not None]
-        for part in watching:
-            part.mark()
-        small = [(part, part.state_dict()) for part in self._small_parts().values() if part is not None]
-
-        def take_back() -> None:
-            self.progress = progress
-            for part in watching:
-                part.rollback()
-            for part, state in small:
-                part.load_state_dict(state)
-
-        return take_back
-
     def _step(self) -> None:
         step, parts = self.progress.step, self.parts
-        groups, states = self._collect() if parts.feedback is None else self._recall(parts.feedback)
+        gathered = self._gatherer.sample() if parts.feedback is None else self._gatherer.recall(parts.feedback)
+        groups, states = gathered
         if not groups:
             self.stopped_because = "feedback used up"
             return
@@ -154,7 +122,7 @@ class Trainer:
             parts.tracker.event(step + 1, "mismatch", checked.alarm)
         reviewed = self._critic.collect(step, groups)
         self.progress.critic = self.progress.critic + reviewed.tally
-        if self._injects:
+        if self._gatherer.injects:
             groups = self._refine_and_teach([*reviewed.groups, *reviewed.late])
         else:
             groups, self._taught = uninjected(reviewed.groups), TeacherTally()
@@ -177,81 +145,6 @@ class Trainer:
         seen = vitals([group for group in groups if not group.late])
         refresh = gate.observe(reward=seen.success, p95_tokens=seen.p95_tokens, truncated=seen.truncated)
         return self.parts.policy.step(samples, refresh_teacher=refresh)
-
-    def _collect(self) -> tuple[list[Group], list[GroupState]]:
-        """Sample, verify and watch; the critic is sent each plateaued group while others are still being sampled."""
-        step, config, parts = self.progress.step, self.config, self.parts
-        tasks = parts.tasks.batch(step, config.rollout.prompts_per_step, seed=derive_seed(config.seed, 0, "tasks"))
-        check_verifiers(
-            step,
-            tasks,
-            held_out=parts.tasks.held_out,
-            plateau=parts.plateau,
-            reward=parts.reward,
-            rewards=config.rewards,
-        )
-        watched: dict[int, tuple[Group, GroupState]] = {}
-        asked = 0
-
-        def watch(t: int, group: Group) -> None:
-            nonlocal asked
-            watched[t] = self._watch(group)
-            asked += self._critic.ask(step, watched[t][0])
-
-        collect(
-            tasks,
-            policy=parts.policy,
-            engine=parts.engine,
-            reward=parts.reward,
-            config=config.rollout,
-            step=step,
-            seed=derive_seed(config.seed, step, "rollout"),
-            on_group=watch,
-        )
-        groups = [watched[t][0] for t in range(len(tasks))]
-        if asked and self.progress.first_critic_step is None:
-            self.progress.first_critic_step = step
-            message = f"first critic call: {asked} of {len(groups)} prompts of this step are plateaued"
-            parts.tracker.event(step + 1, "critic", message)
-        self._critic.ask_probes(step, groups)
-        for cause, told in parts.plateau.alarms():
-            parts.tracker.event(step + 1, str(cause), told)
-        self._guard(step, groups)
-        return groups, [watched[t][1] for t in range(len(tasks))]
-
-    def _guard(self, step: int, groups: Sequence[Group]) -> None:
-        if self.parts.guards is None:
-            return
-        first = self.progress.first_critic_step
-        injecting = self.progress.injected > 0 or (first is not None and first < step)
-        self.parts.guards.observe(**vitals(groups)._asdict(), injecting=injecting)
-        message = self.parts.guards.message()
-        if message:
-            self.parts.tracker.event(step + 1, "guards", message)
-            if self.parts.paces is not None and not self.parts.guards.allows_injection:
-                self.parts.paces.back_off()
-
-    @property
-    def _injects(self) -> bool:
-        return self.parts.guards is None or self.parts.guards.allows_injection
-
-    def _recall(self, feedback: FeedbackSource) -> tuple[list[Group], list[GroupState]]:
-        """Groups that were sampled and criticised earlier: they tell nothing of how the policy fares now."""
-        recalled = feedback.batch(self.config.rollout.prompts_per_step)
-        assert self.config.feedback is not None
-        cap = self.config.feedback.correction_cap
-        states: list[GroupState] = [Recalled()] * len(recalled)
-        return correct_for_age(recalled, policy=self.parts.policy, cap=cap), states
-
-    def _watch(self, group: Group) -> tuple[Group, GroupState]:
-        step, plateau, task = self.progress.step, self.parts.plateau, group.task
-        stalled_before = plateau.first_stall_step is not None
-        finished = [r.finished for r in group.rollouts]
-        state = plateau.observe(step, task.id, group.scores, finished, kind=task.kind, verifier=task.verifier)
-        if not stalled_before and plateau.first_stall_step is not None:
-            self.parts.tracker.event(step + 1, "stall", plateau.message())
-        rung = self._critic.rung(task, state.rung) if self._injects and state.select else None
-        return replace(group, plateaued=rung is not None, rung=rung or ""), state
 
     def _refine_and_teach(self, groups: list[Group]) -> list[Group]:
         parts, step = self.parts, self.progress.step
@@ -301,13 +194,6 @@ class Trainer:
             self.parts.tracker.sample(step + 1, story)
 
     # -- around the steps --------------------------------------------------------------------------------------------
-
-    def _take_up(self, state: Mapping[str, object]) -> None:
-        self.progress = Progress.from_json(cast("Mapping[str, object]", state["progress"]))
-        self.parts.plateau.load_state_dict(cast("Mapping[str, object]", state["plateau"]))
-        for name, part in {"trust": self.parts.trust, **self._small_parts()}.items():
-            if part is not None and name in state:
-                part.load_state_dict(cast("Mapping[str, object]", state[name]))
 
     def _tell_if_the_critic_never_helped(self) -> None:
         critic = self.progress.critic

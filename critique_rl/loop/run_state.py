@@ -1,0 +1,68 @@
+"""What a run remembers besides its policy: counters and the parts with a memory of their own.
+
+Owns: their form in a checkpoint, and taking a broken-off step back. Must not know: what any part remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol, cast
+
+from critique_rl.loop.parts import Parts
+from critique_rl.loop.progress import Progress
+
+
+class _Remembers(Protocol):
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class RunState:
+    """Counters and memories of one run. Critiques that are still on their way are not part of it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.progress = Progress()
+        self._parts = parts
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON, as a checkpoint holds it."""
+        memories = {name: part.state_dict() for name, part in self._memories().items()}
+        return {"progress": self.progress.to_json(), "plateau": self._parts.plateau.state_dict(), **memories}
+
+    def take_up(self, state: Mapping[str, object]) -> None:
+        """Go on from `to_json()`; what an older checkpoint does not name starts anew. Errors: CheckpointError."""
+        self.progress = Progress.from_json(cast("Mapping[str, object]", state["progress"]))
+        self._parts.plateau.load_state_dict(cast("Mapping[str, object]", state["plateau"]))
+        for name, part in self._memories().items():
+            if name in state:
+                part.load_state_dict(cast("Mapping[str, object]", state[name]))
+
+    def mark(self) -> Callable[[], None]:
+        """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
+        progress, parts = replace(self.progress), self._parts
+        watching = [part for part in (parts.plateau, parts.trust) if part is not None]
+        for part in watching:
+            part.mark()
+        small = [(part, part.state_dict()) for name, part in self._memories().items() if name != "trust"]
+
+        def take_back() -> None:
+            self.progress = progress
+            for part in watching:
+                part.rollback()
+            for part, state in small:
+                part.load_state_dict(state)
+
+        return take_back
+
+    def _memories(self) -> dict[str, _Remembers]:
+        parts = self._parts
+        optional: dict[str, _Remembers | None] = {
+            "trust": parts.trust,
+            "feedback": parts.feedback,
+            "guards": parts.guards,
+            "paces": parts.paces,
+            "teacher_gate": parts.teacher_gate,
+        }
+        return {name: part for name, part in optional.items() if part is not None}
