@@ -31,6 +31,7 @@ _LABELS = {
     "critique_grpo": "Critique-GRPO",
     "directive_distillation": "directive distillation",
     "two_channel": "both channels",
+    "self_imitation": "shaping on own successes",
 }
 R = TypeVar("R", bound=Row)
 

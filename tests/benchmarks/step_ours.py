@@ -37,6 +37,7 @@ VARIANTS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "small_micro_batch": {"micro_batch_tokens": 1024},
     "lean": {"micro_batch_tokens": 1},
+    "packed": {"layout": "packed"},
 }
 """Options of `[optimizer]` by variant; `lean` takes one row a micro-batch, as TRL's variant of that name does."""
 

@@ -53,7 +53,8 @@ def plan(sizes: Sizes, *, peers: bool) -> list[Job]:
         jobs += [replace(large, side="sdpo", variant=v, share=0.25) for v in ("default", "lean")]
         jobs.append(replace(large, side="sdpo", variant="fast", share=1.0))
     jobs.append(replace(large, variant="lean", share=0.25))
-    jobs.append(replace(small, variant="small_micro_batch", skewed=True))
+    jobs += [replace(small, variant=v, skewed=True) for v in ("small_micro_batch", "packed")]
+    jobs.append(replace(large, variant="packed", skewed=True))
     return jobs
 
 
