@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from critique_rl.cli.numbers import count, seed
 from critique_rl.errors import ConfigError
 
 
@@ -19,8 +20,8 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     verb = verbs.add_parser("ablate", help="which part of the gain comes from where: arms x seeds at equal tokens")
     verb.add_argument("run", metavar="SPEC.toml", help="a run file with [arms.NAME] and an [ablation] section")
     verb.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these, and the reference")
-    verb.add_argument("--seeds", type=_seed, nargs="+", default=[], metavar="N", help="instead of the file's")
-    verb.add_argument("--jobs", type=_count, metavar="N", help="runs at a time (default: of the file)")
+    verb.add_argument("--seeds", type=seed, nargs="+", default=[], metavar="N", help="instead of the file's")
+    verb.add_argument("--jobs", type=count, metavar="N", help="runs at a time (default: of the file)")
     verb.add_argument("--output", metavar="DIR", help="default: runs/NAME")
     verb.add_argument("--resume", action="store_true", help="keep what is finished there and go on with the rest")
 
@@ -57,17 +58,3 @@ def handle(known: argparse.Namespace, pairs: Sequence[tuple[str, str]]) -> int:
         print(f"critique-rl: error: {name}: {error}", file=sys.stderr)
     refuted = any(claim["holds"] is False for claim in result.get("claims", []))  # pyright: ignore
     return 1 if failed or refuted else 0
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 0")
-    return value

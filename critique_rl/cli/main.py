@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from critique_rl import __version__
 from critique_rl.cli import ablate_commands, feedback_commands, rescue_commands
+from critique_rl.cli.numbers import count, seed
 from critique_rl.errors import CritiqueRLError
 
 OVERRIDABLE = frozenset({"train", "eval", "demo", "critique", "rollout", "rescue", "ablate"})
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     demo = verbs.add_parser("demo", help="watch scalar RL stall and language feedback break the stall (minutes, CPU)")
     _experiment_flags(demo)
-    demo.add_argument("--steps", type=_count, metavar="N", help="stop each arm after N steps (a quick look)")
+    demo.add_argument("--steps", type=count, metavar="N", help="stop each arm after N steps (a quick look)")
     train = verbs.add_parser("train", help="train what a TOML run file describes", epilog=EPILOG)
     train.add_argument("run", metavar="RUN.toml")
     _experiment_flags(train)
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     build = lab_verbs.add_parser("build", help="rebuild the starting policy from nothing and measure it")
     build.add_argument("--output", default="lab-policy", metavar="DIR")
     build.add_argument("--seed", type=int, default=0, metavar="N")
-    build.add_argument("--steps", type=_count, metavar="N", help="default: as for the shipped policy")
+    build.add_argument("--steps", type=count, metavar="N", help="default: as for the shipped policy")
     serve = lab_verbs.add_parser("serve", help="the lab's rule critic as an OpenAI-compatible server on this machine")
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: this machine only")
     serve.add_argument("--port", type=int, default=0, metavar="N", help="default: any free one")
@@ -97,23 +98,9 @@ def _refuse(reason: str) -> int:
 
 
 def _experiment_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seeds", type=_seed, nargs="+", default=[], metavar="N", help="run every arm at each seed")
+    command.add_argument("--seeds", type=seed, nargs="+", default=[], metavar="N", help="run every arm at each seed")
     command.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms of the run file")
     command.add_argument("--output", metavar="DIR", help="run directory (default: runs/NAME, numbered if it exists)")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from critique_rl.cli.numbers import count
 from critique_rl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     rollout = verbs.add_parser("rollout", help="sample and verify attempts of a run file's policy into a file")
     rollout.add_argument("run", metavar="RUN.toml")
     rollout.add_argument("--out", required=True, metavar="FILE.jsonl", help="must not exist yet")
-    rollout.add_argument("--tasks", type=_count, metavar="N", help="default: rollout.prompts_per_step")
-    rollout.add_argument("--group-size", type=_count, metavar="G", help="attempts per task; default: of the run file")
+    rollout.add_argument("--tasks", type=count, metavar="N", help="default: rollout.prompts_per_step")
+    rollout.add_argument("--group-size", type=count, metavar="G", help="attempts per task; default: of the run file")
     rollout.add_argument("--failed-only", action="store_true", help="keep only what the verifier found wrong")
     _policy_flags(rollout)
     rescue = verbs.add_parser("rescue", help="what critics are worth on failed attempts, before training with them")
@@ -43,8 +44,8 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="CRITIC",
         help="lab_rules, policy, PROVIDER/MODEL, MODEL@URL, FILE.py:FUNCTION or FILE.toml; may be given again",
     )
-    rescue.add_argument("--limit", type=_count, metavar="N", help="failed attempts used, from the file's start")
-    rescue.add_argument("--samples", type=_count, default=1, metavar="K", help="second attempts per failed attempt")
+    rescue.add_argument("--limit", type=count, metavar="N", help="failed attempts used, from the file's start")
+    rescue.add_argument("--samples", type=count, default=1, metavar="K", help="second attempts per failed attempt")
     rescue.add_argument(
         "--with-reference", action="store_true", help="measure each critic a second time, shown the answer"
     )
@@ -155,10 +156,3 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return value

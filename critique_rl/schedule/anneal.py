@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from critique_rl.errors import CheckpointError
+from critique_rl.schedule.restoring import restored
 
 KAPPA = 32.0
 GAMMA = 5.0
@@ -88,14 +88,7 @@ class Schedule:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
-        try:
-            self._state = _STATE.validate_python(dict(state))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CheckpointError(
-                f"schedule in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
-            ) from error
+        self._state = restored(_STATE, state, what="schedule")
 
 
 def unsolved_weight(none: float, partial: float, *, kappa: float = KAPPA, gamma: float = GAMMA) -> float:

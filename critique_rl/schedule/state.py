@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from critique_rl.errors import CheckpointError
 from critique_rl.schedule.history import StepRecord
+from critique_rl.schedule.restoring import restored
 
 
 class PromptStatus(StrEnum):
@@ -129,11 +129,4 @@ def dump_state(state: TrackerState) -> dict[str, object]:
 
 def load_state(state: Mapping[str, object]) -> TrackerState:
     """The inverse of `dump_state`. Raises CheckpointError for anything that it did not write."""
-    try:
-        return _STATE.validate_python(dict(state))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"plateau state in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
-        ) from error
+    return restored(_STATE, state, what="plateau state")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from critique_rl.config.guards import GuardsConfig
-from critique_rl.errors import CheckpointError
+from critique_rl.schedule.restoring import restored
 
 MIN_ENTROPY = 0.05  # nats: below it a reference is too small to halve
 MIN_ENTROPY_RISE = 0.1  # nats
@@ -163,14 +163,7 @@ class TripWires:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
-        try:
-            self._state = _STATE.validate_python(dict(state))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CheckpointError(
-                f"trip wires in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
-            ) from error
+        self._state = restored(_STATE, state, what="trip wires")
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

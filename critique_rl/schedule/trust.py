@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from critique_rl.config.trust import TrustConfig
-from critique_rl.errors import CheckpointError
+from critique_rl.schedule.restoring import restored
 from critique_rl.stats.calibration import Calibrator, ece, fit_isotonic, fit_platt
 from critique_rl.stats.discrimination import auroc
 from critique_rl.stats.intervals import Interval, rate_difference_interval
@@ -214,15 +214,7 @@ class CriticTrust:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
-        try:
-            loaded = _STATE.validate_python(dict(state))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CheckpointError(
-                f"critic trust in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
-            ) from error
-        self._state, self._marked = loaded, None
+        self._state, self._marked = restored(_STATE, state, what="critic trust"), None
         self._changes += 1
 
     @property
