@@ -6,11 +6,12 @@ Trap: a form that only the policy never produces is no fault of the verifier; it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from critique_rl.config.rewards import FormatRewardConfig, RewardConfig
+from critique_rl.config.rewards import ExactRewardConfig, FormatRewardConfig, RewardConfig
 from critique_rl.protocols import Plateau, Reward
 from critique_rl.types import Score, ScoreStatus, Task
 
@@ -65,7 +66,7 @@ def check_verifier(tasks: Sequence[Task], *, reward: Reward, config: RewardConfi
     """Score the reference answers of up to `CHECKED_TASKS` tasks of one verifier; one that is accepted ends it.
 
     A task without a reference answer, one that the verifier fails on, and a verifier that looks at the shape alone or
-    reads only a pattern whose `form` is not stated tell nothing.
+    reads only a pattern whose `form` is not stated tell nothing, unless its group could never read the answer.
     """
     with_answers = [task for task in tasks if task.answer.strip()][:CHECKED_TASKS]
     if not with_answers or isinstance(config, FormatRewardConfig):
@@ -81,12 +82,44 @@ def check_verifier(tasks: Sequence[Task], *, reward: Reward, config: RewardConfi
             message = f"verifier {task.verifier!r} accepts the reference answer of task {task.id!r} now"
             return VerifierFinding(True, message)
         unread = all(score.status is ScoreStatus.UNPARSED for score in scores)
-        if any(score.status is ScoreStatus.ERROR for score in scores) or (pattern and not own and unread):
+        unusual = pattern and not own and unread and not _reads_never(config, task.answer)
+        if unusual or any(score.status is ScoreStatus.ERROR for score in scores):
             continue
         rejected.append(_Rejected(task, scores))
     if len(rejected) < MIN_TASKS:
         return VerifierFinding(None, "")
     return VerifierFinding(False, _what_was_tried(rejected, [*FORMS, *own]))
+
+
+def _reads_never(config: RewardConfig | None, answer: str) -> bool:
+    """Whether no text at all can make an exact verifier read this very answer out of its pattern's group."""
+    if not isinstance(config, ExactRewardConfig) or config.match != "equal" or config.pattern is None:
+        return False
+    whole, inside = re.compile(config.pattern), _group_of(config.pattern)
+    wanted = " ".join(answer.split()) if config.collapse_whitespace else answer.strip()
+    try:
+        flags = whole.flags | (re.IGNORECASE if config.casefold else 0)
+        return inside is not None and re.fullmatch(rf"\s*(?:{inside})\s*", wanted, flags) is None
+    except re.error:  # a group that stands for itself only inside its pattern, such as one with a reference
+        return False
+
+
+def _group_of(pattern: str) -> str | None:
+    """What stands inside the one group of a pattern; None where that is not plain to see."""
+    opened: list[int | None] = []
+    escaped = in_set = False
+    for at, char in enumerate(pattern):
+        if escaped or char == "\\":
+            escaped = not escaped
+        elif in_set or char == "[":
+            in_set = char != "]" or pattern[at - 1] in "[^"
+        elif char == "(":
+            captures = pattern[at + 1 : at + 2] != "?" or pattern.startswith("(?P<", at)
+            opened.append(at if captures else None)
+        elif char == ")" and opened and (start := opened.pop()) is not None:
+            named = re.match(r"\?P<\w+>", pattern[start + 1 :])
+            return pattern[start + 1 + (named.end() if named else 0) : at]
+    return None
 
 
 def _what_was_tried(rejected: Sequence[_Rejected], forms: Sequence[str]) -> str:

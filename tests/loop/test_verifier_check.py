@@ -88,6 +88,31 @@ def test_an_unusual_form_that_is_not_stated_cannot_be_told_from_a_broken_one() -
     assert accepts(built(config), config) is None
 
 
+@pytest.mark.parametrize(
+    ("pattern", "broken"),
+    [
+        (r"^ZZ(Q+)ZZ$", True),
+        (r"^ZZ(?P<answer>[A-Z]+)ZZ$", True),
+        (r"^\(\[\)]([)\]x]+)$", True),  # brackets that are escaped, or stand in a set, open and close nothing
+        (r"^ZZ((?:\d)(?:\d))ZZ$", False),  # 40 to 45 could stand there
+        (r"^ZZ\s*(.*)ZZ$", False),
+        (r"(?i)^zz([0-9a-f]+)zz$", False),
+        (r"^(?:A|B): (\d+)(?: apples)?$", False),
+    ],
+)
+def test_a_pattern_whose_group_can_never_read_the_answers_is_broken(pattern: str, broken: bool) -> None:
+    config = ExactRewardConfig(kind="exact", pattern=pattern)
+    assert accepts(built(config), config) is (False if broken else None)
+
+
+@pytest.mark.parametrize("options", [{"match": "contains"}, {"casefold": True}])
+def test_answers_that_a_looser_match_would_find_are_not_ruled_out(options: Tree) -> None:
+    tasks = [task(f"t{i}", answer=name) for i, name in enumerate(("Ann", "Bob", "Cid"))]
+    pattern = "^ZZ([a-z]+)ZZ$" if "casefold" in options else "^ZZ([A-Z][a-z]+ [a-z]+)ZZ$"
+    config = ExactRewardConfig.model_validate({"kind": "exact", "pattern": pattern, **options})
+    assert accepts(built(config), config, tasks) is None
+
+
 def test_a_verifier_that_reads_and_refuses_every_reference_is_broken() -> None:
     found = check_verifier(TASKS, reward=Asked(Score(reward=0.0, detail="not correct")), config=None)
     assert found.accepts is False
