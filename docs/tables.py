@@ -183,6 +183,27 @@ def figures(name: str) -> str:
     return "\n".join([*lines, "", f"Made by {made} ([{name}](docs/results/{name})).", ""])
 
 
+def ablation(name: str) -> str:
+    """One row per arm: mean success over seeds with its interval for each class, then what it used; the claims below."""
+    run = _run(name)
+    kinds = list(dict.fromkeys(row["class"] for row in run["table"]))
+    lines = [
+        f"| arm | {' | '.join(kinds)} | steps | tokens | critic tokens |",
+        f"| --- | {' | '.join('---' for _ in kinds)} | --- | --- | --- |",
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in run["table"]):
+        rows = {row["class"]: row for row in run["table"] if row["arm"] == arm}
+        cells = [f"{rows[k]['mean']:.1%} ({rows[k]['low']:.1%} to {rows[k]['high']:.1%})" for k in kinds]
+        used = rows[kinds[0]]
+        counts = [f"{used[key]:,.0f}" for key in ("steps", "generated_tokens", "critic_tokens")]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {' | '.join(counts)} |")
+    verdicts = {True: "holds", False: "**fails**", None: "not measured"}
+    lines += ["", *(f"- {claim['name']}: {verdicts[claim['holds']]}" for claim in run["claims"])]
+    made = f"`{run['command']}`, {run['device']}, {run['wall_time_s'] / 60:.0f} min, commit {run['commit']}"
+    told = f"Means over seeds {', '.join(map(str, run['seeds']))} with 95 % intervals. Made by {made}"
+    return "\n".join([*lines, "", f"{told} ([{name}](docs/results/{name})).", ""])
+
+
 KINDS: dict[str, Callable[[str], str]] = {
     "figures": figures,
     "results": table,
@@ -191,6 +212,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "batch": batch,
     "wire": wire,
     "trust": trust,
+    "ablation": ablation,
 }
 
 
