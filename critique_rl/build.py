@@ -39,6 +39,7 @@ from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
 from critique_rl.schedule.anneal import Schedule
 from critique_rl.schedule.plateau import PlateauTracker
 from critique_rl.schedule.refresh_gate import RefreshGate
+from critique_rl.schedule.replay import Replay
 from critique_rl.schedule.trip_wires import TripWires
 from critique_rl.schedule.trust import CriticTrust
 from critique_rl.stats.calibration import Calibrator
@@ -99,6 +100,7 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         trust=CriticTrust(config.trust) if judged else None,
         teacher_gate=build_teacher_gate(config),
         paces=paces,
+        replay=build_replay(config),
         guards=TripWires(config.guards) if "guards" in config.reads and config.feedback is None else None,
         score_map=read_score_map(config.trust.calibration, critic.name)
         if critic and config.trust.calibration
@@ -118,6 +120,14 @@ def build_paces(config: RunConfig) -> Paces:
             "imitate": Schedule(config.refinement.schedule, total_steps=steps),
         }
     )
+
+
+def build_replay(config: RunConfig) -> Replay | None:
+    """The memory of rescued prompts, if the run asks for it."""
+    options = config.replay
+    if options is None:
+        return None
+    return Replay(capacity=options.capacity, max_age_steps=options.max_age_steps)
 
 
 def build_teacher_gate(config: RunConfig) -> RefreshGate | None:

@@ -5,7 +5,7 @@ Must not know: any concrete critic, engine, policy or method; build.py puts them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,12 +24,43 @@ from critique_rl.protocols import (
     Tracker,
     Trust,
 )
+from critique_rl.types import Refinement, Task, TokenIds
 
 
 class ChannelPaces(Protocol):
     """What the directive channels weigh as the run goes on; only its memory and its brake concern the loop."""
 
     def back_off(self) -> None: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class AttemptMemory(Protocol):
+    """Verified refinements of prompts that still fail by themselves; its state is plain JSON."""
+
+    def note(self, task: Task, refinement: Refinement, *, step: int) -> None: ...
+
+    def recall(self, task_id: str, *, step: int) -> Refinement | None:
+        """The one to inject on this visit, with the rung that it was sampled on, or None."""
+        ...
+
+    def discard(self, task_id: str, completion_ids: TokenIds) -> None: ...
+
+    def visited(self, task_id: str) -> None: ...
+
+    def unsolved(self, *, step: int) -> Sequence[Task]:
+        """The tasks that something is kept for, longest not visited first."""
+        ...
+
+    def forget(self, task_id: str) -> None: ...
+
+    def counts(self) -> Mapping[str, float]: ...
+
+    def mark(self) -> None: ...
+
+    def rollback(self) -> None: ...
 
     def state_dict(self) -> dict[str, object]: ...
 
@@ -58,6 +89,7 @@ class Parts:
     guards: Guards | None = None
     teacher_gate: TeacherGate | None = None
     paces: ChannelPaces | None = None
+    replay: AttemptMemory | None = None
     score_map: Callable[[float], float] | None = None
     refine_template: PromptTemplate | None = None
     teacher_template: PromptTemplate | None = None

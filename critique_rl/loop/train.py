@@ -27,6 +27,7 @@ from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
 from critique_rl.loop.refine import refine
+from critique_rl.loop.replay import ReplayStage, injected_anew
 from critique_rl.loop.run_state import RunState
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.selection import check_second_verifier, weighted_by_reliance
@@ -49,7 +50,8 @@ class Trainer:
         check_second_verifier(config.refinement, parts.tasks, reward=parts.reward, seed=config.seed)
         self._guidance = load_guidance(config.refinement, parts.refine_template)
         self._critic = CriticStage(config, parts, self._guidance)
-        self._gatherer = Gatherer(config, parts, self._critic, self._state)
+        self._replay = ReplayStage(config, parts)
+        self._gatherer = Gatherer(config, parts, self._critic, self._replay, self._state)
         self._taught = TeacherTally()
 
     @property
@@ -150,7 +152,7 @@ class Trainer:
         parts, step = self.parts, self.progress.step
         if parts.refine_template is not None:
             groups = refine(
-                groups,
+                self._replay.recall(step, groups),
                 policy=parts.policy,
                 engine=parts.engine,
                 reward=parts.reward,
@@ -159,10 +161,10 @@ class Trainer:
                 step=step,
                 seed=derive_seed(self.config.seed, step, "refinement"),
             )
+            self._replay.keep(step, groups)
             for group in groups:
-                injected = sum(not r.rejected for r in group.refinements)
-                self.progress.injected += injected
-                if injected and parts.feedback is None:
+                self.progress.injected += sum(not r.rejected for r in group.refinements)
+                if injected_anew(group) and parts.feedback is None:
                     parts.plateau.note_rescued(group.task.id, step)
         self._taught = TeacherTally()
         if parts.teacher_template is not None:
@@ -274,6 +276,7 @@ class Trainer:
             **report.diagnostics,
             **(self._taught.figures() if self.parts.teacher_template is not None else {}),
             **self.parts.plateau.counts(),
+            **self._replay.figures(),
             **(self.parts.trust.figures() if self.parts.trust is not None else {}),
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
             **(self.parts.guards.figures() if self.parts.guards is not None else {}),
