@@ -55,7 +55,7 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
     the first token is generated.
     """
     paces = build_paces(config) if "critic" in config.reads else None
-    algorithm = build_algorithm(config.algorithm, config.refinement, config.distillation, paces)
+    algorithm = build_algorithm(config.algorithm, config.refinement, config.distillation, paces, config.loss.normalizer)
     refine_template = load_prompt(config.refinement.prompt) if "refinement" in algorithm.needs else None
     teacher_template = load_prompt(config.distillation.prompt) if "teacher" in algorithm.needs else None
     for template in (refine_template, teacher_template):

@@ -137,6 +137,13 @@ class RefinementConfig(Strict):
     normalizer: Literal["own", "shared"] = Field(
         default="own", description="divide by the refinements' own token count, or by the policy-gradient constant"
     )
+    train_refiner: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="weight of a prompt's refinements as a group of their own in the policy gradient, under the "
+        "contexts that they were sampled in (arXiv 2603.04597); rollouts weigh no less beside them, and equal rewards "
+        "teach nothing (0: not trained there)",
+    )
 
     @property
     def shows_lessons(self) -> bool:
@@ -167,6 +174,20 @@ class RefinementConfig(Strict):
             raise ValueError(
                 f'view = "mixed" needs per_attempt of 2 or more, so that each attempt gets both, and it is '
                 f"{self.per_attempt}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trained_refiner_has_a_group(self) -> RefinementConfig:
+        if self.train_refiner and self.max_attempts * self.per_attempt == 1:
+            raise ValueError(
+                f"train_refiner = {self.train_refiner} has no effect with one refinement a prompt, which has nothing "
+                "to be compared with; remove it, or raise max_attempts or per_attempt"
+            )
+        if self.train_refiner and self.ratio_mode == "in_context":
+            raise ValueError(
+                f'train_refiner = {self.train_refiner} with ratio_mode = "in_context" would train right refinements '
+                "under their context twice; remove one of the two"
             )
         return self
 
