@@ -13,8 +13,9 @@ from typing import assert_never
 
 from critique_rl.algorithms.by_name import build_algorithm
 from critique_rl.algorithms.paced import Paces
+from critique_rl.algorithms.predicted_critiques import PredictedCritiques
 from critique_rl.build_critic import build_critic
-from critique_rl.build_sampler import Sampler, build_sampler
+from critique_rl.build_sampler import Sampler, build_sampler, step_config
 from critique_rl.config import algorithm as methods
 from critique_rl.config import rewards as judges
 from critique_rl.config import tasks as sources
@@ -101,6 +102,7 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         teacher_gate=build_teacher_gate(config),
         paces=paces,
         replay=build_replay(config),
+        predictor=build_predictor(config),
         guards=TripWires(config.guards) if "guards" in config.reads and config.feedback is None else None,
         score_map=read_score_map(config.trust.calibration, critic.name)
         if critic and config.trust.calibration
@@ -128,6 +130,14 @@ def build_replay(config: RunConfig) -> Replay | None:
     if options is None:
         return None
     return Replay(capacity=options.capacity, max_age_steps=options.max_age_steps)
+
+
+def build_predictor(config: RunConfig) -> PredictedCritiques | None:
+    """What has the policy predict its critiques, if the run asks for it."""
+    if "refinement" not in config.reads or not config.refinement.predict_critique:
+        return None
+    channel = step_config(config).distillation.weight
+    return PredictedCritiques(weight=config.refinement.predict_critique, channel_weight=channel)
 
 
 def build_teacher_gate(config: RunConfig) -> RefreshGate | None:

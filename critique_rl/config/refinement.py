@@ -144,6 +144,15 @@ class RefinementConfig(Strict):
         "contexts that they were sampled in (arXiv 2603.04597); rollouts weigh no less beside them, and equal rewards "
         "teach nothing (0: not trained there)",
     )
+    predict_critique: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="weight of the mean cross-entropy of the critics' directives, predicted from question and attempt "
+        "(arXiv 2602.02482): over their own tokens, whatever else is distilled (0: not predicted)",
+    )
+    predict_prompt: str = Field(
+        default="predict_critique", description="template that asks for the directive: a catalogue name or a path"
+    )
 
     @property
     def shows_lessons(self) -> bool:
@@ -199,10 +208,16 @@ class RefinementConfig(Strict):
                 f"aggregate = {self.aggregate!r} has no effect on ladder = {list(self.ladder)}, which asks no critic; "
                 "remove it"
             )
+        if self.predict_critique and not asks:
+            raise ValueError(
+                f"predict_critique = {self.predict_critique} has no effect on ladder = {list(self.ladder)}, which asks "
+                "no critic; remove it"
+            )
         read = {
             "lesson_prompt": (self.shows_lessons, 'view = "lesson" or "mixed", or the rung "lesson"'),
             "prefix_prompt": (self.shows_prefixes, "a prefix rung on the ladder"),
             "group_prompt": (self.aggregate == "refine", 'aggregate = "refine"'),
+            "predict_prompt": (self.predict_critique > 0, "predict_critique"),
             "other_attempts_chars": (self.aggregate == "critique", 'aggregate = "critique"'),
         }
         for key, (used, wanted) in read.items():

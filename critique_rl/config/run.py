@@ -25,6 +25,7 @@ from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConf
 from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.config.guards import GuardsConfig
 from critique_rl.config.plateau import PlateauConfig
+from critique_rl.config.prediction import check_prediction
 from critique_rl.config.replay import ReplayConfig
 from critique_rl.config.rewards import RewardConfig
 from critique_rl.config.shorthand import critic_tree
@@ -334,6 +335,7 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _a_join_has_both_sides(self) -> RunConfig:
+        check_prediction(self.refinement, self.distillation)
         join = self.distillation.join
         if self.algorithm.name == "directive_distillation" and join not in ("losses", "advantages"):
             raise ValueError(

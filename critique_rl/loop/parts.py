@@ -24,7 +24,7 @@ from critique_rl.protocols import (
     Tracker,
     Trust,
 )
-from critique_rl.types import Refinement, Task, TokenIds
+from critique_rl.types import Refinement, Rollout, Task, TokenIds, TrainSample
 
 
 class ChannelPaces(Protocol):
@@ -67,6 +67,14 @@ class AttemptMemory(Protocol):
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
+class CritiquePredictor(Protocol):
+    """Makes critiques something to be predicted, beside all that a method has stamped."""
+
+    def add(self, samples: Sequence[TrainSample], critiques: Sequence[Rollout]) -> list[TrainSample]:
+        """The samples with the critiques behind them, each a completion whose log-probs nobody knows."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Every live object of a run, behind its protocol; what a method or a run does without is None.
@@ -90,6 +98,7 @@ class Parts:
     teacher_gate: TeacherGate | None = None
     paces: ChannelPaces | None = None
     replay: AttemptMemory | None = None
+    predictor: CritiquePredictor | None = None
     score_map: Callable[[float], float] | None = None
     refine_template: PromptTemplate | None = None
     teacher_template: PromptTemplate | None = None

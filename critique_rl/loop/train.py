@@ -14,6 +14,7 @@ from pathlib import Path
 
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import CheckpointError, CritiqueRLError
+from critique_rl.loop.auxiliary import CritiquePrediction
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.criticize import CriticTally
@@ -52,6 +53,7 @@ class Trainer:
         self._critic = CriticStage(config, parts, self._guidance)
         self._replay = ReplayStage(config, parts)
         self._gatherer = Gatherer(config, parts, self._critic, self._replay, self._state)
+        self._prediction = CritiquePrediction(config.refinement, parts)
         self._taught = TeacherTally()
 
     @property
@@ -131,6 +133,7 @@ class Trainer:
         groups = self._critic.judge(step, groups, reviewed)
         samples = weighted_by_reliance(parts.algorithm.assemble(groups), groups, self.config.refinement)
         self._record(groups, states, samples)
+        samples = self._prediction.add(samples, groups)
         with interrupts_held():
             report = self._train(groups, samples)
             self.progress.generated_tokens += sampled + generated_tokens(groups, second_attempts=True)
@@ -277,6 +280,7 @@ class Trainer:
             **(self._taught.figures() if self.parts.teacher_template is not None else {}),
             **self.parts.plateau.counts(),
             **self._replay.figures(),
+            **self._prediction.figures(),
             **(self.parts.trust.figures() if self.parts.trust is not None else {}),
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
             **(self.parts.guards.figures() if self.parts.guards is not None else {}),
