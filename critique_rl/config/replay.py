@@ -23,8 +23,8 @@ class ReplayConfig(Strict):
     max_age_steps: int = Field(default=200, ge=1, description="steps after which a refinement is replayed no more")
     instead_of_critic: bool = Field(
         default=True,
-        description="a failed prompt that has one is given it and no critic is asked, nor a new one sampled; false: it "
-        "competes with the new ones",
+        description="a failed prompt that has one is given it and no critic is asked, so there are no new ones and no "
+        "directive targets; false: it competes with the new ones",
     )
     revisit_share: float = Field(
         default=0.0,

@@ -173,13 +173,19 @@ class Replay:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
         try:
-            self._state = _STATE.validate_python(dict(state))
+            found = _STATE.validate_python(dict(state))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise CheckpointError(
                 f"replay memory in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
             ) from error
+        if found.attempts.keys() != found.tasks.keys() or not all(found.attempts.values()):
+            raise CheckpointError(
+                f"replay memory in the checkpoint: attempts of {len(found.attempts)} tasks came with "
+                f"{len(found.tasks)} tasks; wanted some of each; resume from an older checkpoint"
+            )
+        self._state, self._mark = found, None
 
     def _of(self, task_id: str) -> list[StoredAttempt]:
         return self._state.attempts.get(task_id, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,7 @@ from critique_rl.schedule.replay import Replay
 from critique_rl.schedule.trust import CriticTrust
 from critique_rl.types import Completion, Task, TokenIds, TrainSample
 from tests.lab_runs import LAB, lab_config, lab_trainer, lines, run_lab, same_weights, weights
-from tests.loop.fakes import END, TEMPLATE, CharPolicy, ExactReward, Memory, decode, encode, engine, task
+from tests.loop.fakes import END, TEMPLATE, CharPolicy, ExactReward, Memory, decode, encode, engine, group, task
 
 Tree = dict[str, object]
 REPLY = '{"directives": [{"text": "Count six sevens.", "kind": "procedure", "quote": null}], "scores": {}}'
@@ -191,6 +192,17 @@ def test_one_that_is_found_wrong_by_now_is_dropped(tmp_path: Path) -> None:
     trainer.run()
     assert column(trainer, "refinement/refused/not_verified") == [0.0, 0.0, 1.0, 0.0]
     assert column(trainer, "replay/attempts") == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_what_cannot_be_judged_or_had_its_step_is_left_alone(tmp_path: Path) -> None:
+    trainer = trained(tmp_path)
+    stage = trainer._replay  # pyright: ignore[reportPrivateUsage]
+    of = task("6*7=", question="6*7=")
+    unjudged, late, failed = group(of, "!", "!"), replace(group(of, "8"), late=True), group(of, "!", "?")
+    assert stage.recall(4, [unjudged, late]) == [unjudged, late]
+    assert stage.serves(4, failed) and not stage.serves(4, unjudged)
+    assert [r.rung for r in stage.recall(4, [failed])[0].refinements] == ["replay"]
+    assert not stage.serves(4, group(of, "8", "42")) and not stage.serves(4, failed)  # forgotten
 
 
 def test_without_the_section_nothing_is_kept(tmp_path: Path) -> None:

@@ -174,3 +174,6 @@ def test_the_state_travels_in_checkpoints() -> None:
     assert resumed.unsolved(step=9) == replay.unsolved(step=9) == [task("t"), task("u")]
     with pytest.raises(CheckpointError, match="replay memory in the checkpoint"):
         resumed.load_state_dict({"attempts": {"t": [{"step": "soon"}]}})
+    with pytest.raises(CheckpointError, match="attempts of 2 tasks came with 0 tasks"):
+        resumed.load_state_dict({"attempts": replay.state_dict()["attempts"]})
+    assert resumed.state_dict() == replay.state_dict()
