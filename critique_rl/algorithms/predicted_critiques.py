@@ -3,8 +3,8 @@
     loss += predict_critique / N_p * sum_t -log p(critique_t | question, attempt, critique_<t)
 
 N_p counts the critiques' own tokens. They go through the distillation channel, whose forward divergence from a one-hot
-target is the cross-entropy; weights here undo that channel's common denominator and coefficient, so that neither
-dilutes the other. Must not know: templates, critics, which critiques may be shown.
+target is the cross-entropy; weights undo its common denominator and coefficient, so that neither dilutes the other.
+Deviation: directives alone are predicted, not the verdict. Must not know: templates, critics, who may be shown what.
 """
 
 from __future__ import annotations
