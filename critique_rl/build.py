@@ -13,8 +13,9 @@ from typing import assert_never
 
 from critique_rl.algorithms.by_name import build_algorithm
 from critique_rl.algorithms.paced import Paces
+from critique_rl.algorithms.predicted_critiques import PredictedCritiques
 from critique_rl.build_critic import build_critic
-from critique_rl.build_sampler import Sampler, build_sampler
+from critique_rl.build_sampler import Sampler, build_sampler, step_config
 from critique_rl.config import algorithm as methods
 from critique_rl.config import rewards as judges
 from critique_rl.config import tasks as sources
@@ -39,6 +40,7 @@ from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
 from critique_rl.schedule.anneal import Schedule
 from critique_rl.schedule.plateau import PlateauTracker
 from critique_rl.schedule.refresh_gate import RefreshGate
+from critique_rl.schedule.replay import Replay
 from critique_rl.schedule.trip_wires import TripWires
 from critique_rl.schedule.trust import CriticTrust
 from critique_rl.stats.calibration import Calibrator
@@ -54,7 +56,7 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
     the first token is generated.
     """
     paces = build_paces(config) if "critic" in config.reads else None
-    algorithm = build_algorithm(config.algorithm, config.refinement, config.distillation, paces)
+    algorithm = build_algorithm(config.algorithm, config.refinement, config.distillation, paces, config.loss.normalizer)
     refine_template = load_prompt(config.refinement.prompt) if "refinement" in algorithm.needs else None
     teacher_template = load_prompt(config.distillation.prompt) if "teacher" in algorithm.needs else None
     for template in (refine_template, teacher_template):
@@ -99,6 +101,8 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         trust=CriticTrust(config.trust) if judged else None,
         teacher_gate=build_teacher_gate(config),
         paces=paces,
+        replay=build_replay(config),
+        predictor=build_predictor(config),
         guards=TripWires(config.guards) if "guards" in config.reads and config.feedback is None else None,
         score_map=read_score_map(config.trust.calibration, critic.name)
         if critic and config.trust.calibration
@@ -118,6 +122,22 @@ def build_paces(config: RunConfig) -> Paces:
             "imitate": Schedule(config.refinement.schedule, total_steps=steps),
         }
     )
+
+
+def build_replay(config: RunConfig) -> Replay | None:
+    """The memory of rescued prompts, if the run asks for it."""
+    options = config.replay
+    if options is None:
+        return None
+    return Replay(capacity=options.capacity, max_age_steps=options.max_age_steps)
+
+
+def build_predictor(config: RunConfig) -> PredictedCritiques | None:
+    """What has the policy predict its critiques, if the run asks for it."""
+    if "refinement" not in config.reads or not config.refinement.predict_critique:
+        return None
+    channel = step_config(config).distillation.weight
+    return PredictedCritiques(weight=config.refinement.predict_critique, channel_weight=channel)
 
 
 def build_teacher_gate(config: RunConfig) -> RefreshGate | None:

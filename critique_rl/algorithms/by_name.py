@@ -5,7 +5,7 @@ Owns: which class belongs to which config. Must not know: what a method stamps.
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Literal, assert_never
 
 from critique_rl.algorithms.cispo import Cispo
 from critique_rl.algorithms.critique_grpo import CritiqueGrpo
@@ -21,6 +21,7 @@ from critique_rl.algorithms.routed import OutcomeRouting
 from critique_rl.algorithms.self_imitation import SelfImitation
 from critique_rl.algorithms.sequential import Sequential
 from critique_rl.algorithms.signed import SignedAdvantages
+from critique_rl.algorithms.trained_refiner import TrainedRefiner
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.config import algorithm as methods
 from critique_rl.config.distillation import DistillationConfig
@@ -33,14 +34,27 @@ def build_algorithm(
     refinement: RefinementConfig | None = None,
     distillation: DistillationConfig | None = None,
     paces: Paces | None = None,
+    normalizer: Literal["constant", "tokens", "sequences"] = "constant",
 ) -> Algorithm:
-    """The method of a run; without the two sections, as if each stood at its defaults."""
-    method = _bare(config, RefinementConfig() if refinement is None else refinement)
+    """The method of a run; without the two sections, as if each stood at its defaults.
+
+    `normalizer` is that of [loss].
+    """
+    refinement = RefinementConfig() if refinement is None else refinement
+    method = _bare(config, refinement)
     if paces is not None and "critique" in method.needs:
         method = Paced(method, paces)
     options = DistillationConfig() if distillation is None else distillation
-    if "teacher" not in method.needs:
-        return method
+    if "teacher" in method.needs:
+        method = _joined(method, options)
+    if refinement.train_refiner > 0 and "refinement" in method.needs:
+        # Outermost: it weighs its rows against all that the joins leave in the policy gradient.
+        scale = config.scale if isinstance(config, methods.CritiqueGrpoConfig | methods.TwoChannelConfig) else "none"
+        method = TrainedRefiner(method, weight=refinement.train_refiner, scale=scale, normalizer=normalizer)
+    return method
+
+
+def _joined(method: Algorithm, options: DistillationConfig) -> Algorithm:
     match options.join:
         case "losses":
             return method

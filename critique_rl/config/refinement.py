@@ -137,6 +137,22 @@ class RefinementConfig(Strict):
     normalizer: Literal["own", "shared"] = Field(
         default="own", description="divide by the refinements' own token count, or by the policy-gradient constant"
     )
+    train_refiner: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="weight of a prompt's refinements as a group of their own in the policy gradient, under the "
+        "contexts that they were sampled in (arXiv 2603.04597); rollouts weigh no less beside them, and equal rewards "
+        "teach nothing (0: not trained there)",
+    )
+    predict_critique: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="weight of the mean cross-entropy of the critics' directives, predicted from question and attempt "
+        "(arXiv 2602.02482): over their own tokens, whatever else is distilled (0: not predicted)",
+    )
+    predict_prompt: str = Field(
+        default="predict_critique", description="template that asks for the directive: a catalogue name or a path"
+    )
 
     @property
     def shows_lessons(self) -> bool:
@@ -171,6 +187,20 @@ class RefinementConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _a_trained_refiner_has_a_group(self) -> RefinementConfig:
+        if self.train_refiner and self.max_attempts * self.per_attempt == 1:
+            raise ValueError(
+                f"train_refiner = {self.train_refiner} has no effect with one refinement a prompt, which has nothing "
+                "to be compared with; remove it, or raise max_attempts or per_attempt"
+            )
+        if self.train_refiner and self.ratio_mode == "in_context":
+            raise ValueError(
+                f'train_refiner = {self.train_refiner} with ratio_mode = "in_context" would train right refinements '
+                "under their context twice; remove one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_key_is_read(self) -> RefinementConfig:
         asks = any(rung in CRITIC_RUNGS for rung in self.ladder)
         if self.aggregate != "none" and not asks:
@@ -178,10 +208,16 @@ class RefinementConfig(Strict):
                 f"aggregate = {self.aggregate!r} has no effect on ladder = {list(self.ladder)}, which asks no critic; "
                 "remove it"
             )
+        if self.predict_critique and not asks:
+            raise ValueError(
+                f"predict_critique = {self.predict_critique} has no effect on ladder = {list(self.ladder)}, which asks "
+                "no critic; remove it"
+            )
         read = {
             "lesson_prompt": (self.shows_lessons, 'view = "lesson" or "mixed", or the rung "lesson"'),
             "prefix_prompt": (self.shows_prefixes, "a prefix rung on the ladder"),
             "group_prompt": (self.aggregate == "refine", 'aggregate = "refine"'),
+            "predict_prompt": (self.predict_critique > 0, "predict_critique"),
             "other_attempts_chars": (self.aggregate == "critique", 'aggregate = "critique"'),
         }
         for key, (used, wanted) in read.items():

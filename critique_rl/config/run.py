@@ -25,6 +25,8 @@ from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConf
 from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.config.guards import GuardsConfig
 from critique_rl.config.plateau import PlateauConfig
+from critique_rl.config.prediction import check_prediction
+from critique_rl.config.replay import ReplayConfig
 from critique_rl.config.rewards import RewardConfig
 from critique_rl.config.shorthand import critic_tree
 from critique_rl.config.tasks import LabTasksConfig, TasksConfig
@@ -41,13 +43,15 @@ NEEDS: dict[str, frozenset[str]] = {
     "cispo": frozenset(),
     "rloo": frozenset(),
     "self_imitation": frozenset(),
-    "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "trust", "guards"}),
+    "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "replay", "trust", "guards"}),
     "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation", "guards"}),
-    "two_channel": frozenset({"critic", "feedback", "plateau", "refinement", "distillation", "trust", "guards"}),
+    "two_channel": frozenset(
+        {"critic", "feedback", "plateau", "refinement", "replay", "distillation", "trust", "guards"}
+    ),
 }
 """Which optional sections each algorithm reads (the plateau tracker always watches; only these act on it)."""
 
-OPTIONAL = frozenset({"critic", "feedback", "refinement", "distillation", "trust", "guards"})
+OPTIONAL = frozenset({"critic", "feedback", "refinement", "replay", "distillation", "trust", "guards"})
 """Sections that must not be set where the algorithm reads nothing of them."""
 
 
@@ -58,7 +62,7 @@ def sections_read(name: str, use: Collection[str] = PARTS) -> frozenset[str]:
     if "targets" not in use:
         unread.add("distillation")
     if "refinements" not in use:
-        unread |= {"refinement"} if "scores" in use else {"refinement", "trust"}
+        unread |= {"refinement", "replay"} if "scores" in use else {"refinement", "replay", "trust"}
     read = NEEDS.get(name, frozenset())
     return read - unread if name == "two_channel" else read
 
@@ -285,6 +289,7 @@ class RunConfig(Strict):
     trust: TrustConfig = TrustConfig()
     guards: GuardsConfig = GuardsConfig()
     refinement: RefinementConfig = RefinementConfig()
+    replay: ReplayConfig | None = None
     distillation: DistillationConfig = DistillationConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -330,6 +335,7 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _a_join_has_both_sides(self) -> RunConfig:
+        check_prediction(self.refinement, self.distillation)
         join = self.distillation.join
         if self.algorithm.name == "directive_distillation" and join not in ("losses", "advantages"):
             raise ValueError(
@@ -346,7 +352,7 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _every_section_is_read(self) -> RunConfig:
         use, needs = getattr(self.algorithm, "use", PARTS), self.reads
-        unset = {name for name in ("critic", "feedback") if getattr(self, name) is None}
+        unset = {name for name in ("critic", "feedback", "replay") if getattr(self, name) is None}
         inert = sorted((OPTIONAL & self.model_fields_set) - unset - needs)
         if inert:
             raise ValueError(
@@ -360,6 +366,11 @@ class RunConfig(Strict):
             raise ValueError(
                 "[guards] would have no effect with [feedback]: recalled rollouts say nothing of the policy as it is "
                 "now; remove one of the two sections"
+            )
+        if self.feedback is not None and self.replay is not None:
+            raise ValueError(
+                "[replay] would have no effect with [feedback]: recalled rollouts do not tell whether a prompt still "
+                "fails; remove one of the two sections"
             )
         if "critic" in needs and self.critic is None and self.feedback is None:
             raise ValueError(

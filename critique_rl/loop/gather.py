@@ -17,6 +17,7 @@ from critique_rl.loop.guards import vitals
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.recall import Recalled
+from critique_rl.loop.replay import ReplayStage
 from critique_rl.loop.run_state import RunState
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.verifier_check import check_verifiers
@@ -34,16 +35,20 @@ class Gathered(NamedTuple):
 class Gatherer:
     """One run's source of groups."""
 
-    def __init__(self, config: RunConfig, parts: Parts, critic: CriticStage, state: RunState) -> None:
+    def __init__(
+        self, config: RunConfig, parts: Parts, critic: CriticStage, replay: ReplayStage, state: RunState
+    ) -> None:
         self._config = config
         self._parts = parts
         self._critic = critic
+        self._replay = replay
         self._state = state
 
     def sample(self) -> Gathered:
         """Sample, verify and watch; the critic is sent each plateaued group while others are still being sampled."""
         step, config, parts = self._state.progress.step, self._config, self._parts
-        tasks = parts.tasks.batch(step, config.rollout.prompts_per_step, seed=derive_seed(config.seed, 0, "tasks"))
+        drawn = parts.tasks.batch(step, config.rollout.prompts_per_step, seed=derive_seed(config.seed, 0, "tasks"))
+        tasks = self._replay.batch(step, drawn)
         check_verifiers(
             step,
             tasks,
@@ -112,5 +117,6 @@ class Gatherer:
         state = plateau.observe(step, task.id, group.scores, finished, kind=task.kind, verifier=task.verifier)
         if not stalled_before and plateau.first_stall_step is not None:
             self._parts.tracker.event(step + 1, "stall", plateau.message())
-        rung = self._critic.rung(task, state.rung) if self.injects and state.select else None
+        asks = not self._replay.serves(step, group) and self.injects and state.select
+        rung = self._critic.rung(task, state.rung) if asks else None
         return replace(group, plateaued=rung is not None, rung=rung or ""), state

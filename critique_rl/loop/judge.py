@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from critique_rl.config.replay import REPLAY
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import as_rollout
 from critique_rl.loop.criticize import usable
@@ -75,13 +76,15 @@ def rescues(groups: Sequence[Group]) -> list[bool]:
 
     By intention to treat: an attempt that got an answer without a usable directive counts as not rescued. One whose
     call never came through is no evidence. Equal attempts count once: a policy that repeats itself says nothing new.
+    Replayed refinements are of earlier attempts, and say nothing of this step's critiques.
     """
     outcomes: list[bool] = []
     for group in groups:
         text_of = {r.id: r.text for r in group.rollouts}
         first: dict[str, bool] = {}
         for refinement in group.refinements:
-            first.setdefault(text_of[refinement.attempt_id], refinement.score.correct)
+            if refinement.rung != REPLAY:
+                first.setdefault(text_of[refinement.attempt_id], refinement.score.correct)
         for attempt in _answered_about(group):
             if attempt.text in first:
                 outcomes.append(first[attempt.text])

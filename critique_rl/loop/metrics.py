@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from critique_rl.config.replay import REPLAY
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.selection import selection_metrics
 from critique_rl.types import CriticOutcome, Group, ScoreStatus
@@ -29,13 +30,14 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
     ends = [r.finished for g in fresh for r in g.rollouts]
     finished = {"rollout/finished": float(np.mean(ends))} if ends else {}
     refinements = [r for g in groups for r in g.refinements]
+    sampled = [r for r in refinements if r.rung != REPLAY]
     return {
         **mean,
         **rewards,
         **entropy,
         **finished,
-        "refinement/sampled": float(len(refinements)),
-        "refinement/verified": float(sum(r.score.correct for r in refinements)),
+        "refinement/sampled": float(len(sampled)),
+        "refinement/verified": float(sum(r.score.correct for r in sampled)),
         "refinement/injected": float(sum(not r.rejected for r in refinements)),
         "critic/late_groups": float(sum(g.late for g in groups)),
         **selection_metrics(groups),
@@ -43,10 +45,11 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
 
 
 def generated_tokens(groups: Sequence[Group], *, second_attempts: bool = False) -> int:
-    """Tokens sampled as rollouts, or as second attempts: refinements and controls."""
+    """Tokens sampled as rollouts, or as second attempts: refinements and controls, but not what is replayed."""
     if not second_attempts:
         return sum(len(r.completion_ids) for g in groups for r in g.rollouts)
-    return sum(len(r.rollout.completion_ids) for g in groups for r in (*g.refinements, *g.controls))
+    second = [r for g in groups for r in (*g.refinements, *g.controls) if r.rung != REPLAY]
+    return sum(len(r.rollout.completion_ids) for r in second)
 
 
 def critic_metrics(total: CriticTally) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ Must not know: any concrete critic, engine, policy or method; build.py puts them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from critique_rl.protocols import (
     Tracker,
     Trust,
 )
+from critique_rl.types import Refinement, Rollout, Task, TokenIds, TrainSample
 
 
 class ChannelPaces(Protocol):
@@ -34,6 +35,44 @@ class ChannelPaces(Protocol):
     def state_dict(self) -> dict[str, object]: ...
 
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class AttemptMemory(Protocol):
+    """Verified refinements of prompts that still fail by themselves; its state is plain JSON."""
+
+    def note(self, task: Task, refinement: Refinement, *, step: int) -> None: ...
+
+    def recall(self, task_id: str, *, step: int) -> Refinement | None:
+        """The one to inject on this visit, with the rung that it was sampled on, or None."""
+        ...
+
+    def discard(self, task_id: str, completion_ids: TokenIds) -> None: ...
+
+    def visited(self, task_id: str) -> None: ...
+
+    def unsolved(self, *, step: int) -> Sequence[Task]:
+        """The tasks that something is kept for, longest not visited first."""
+        ...
+
+    def forget(self, task_id: str) -> None: ...
+
+    def counts(self) -> Mapping[str, float]: ...
+
+    def mark(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
+class CritiquePredictor(Protocol):
+    """Makes critiques something to be predicted, beside all that a method has stamped."""
+
+    def add(self, samples: Sequence[TrainSample], critiques: Sequence[Rollout]) -> list[TrainSample]:
+        """The samples with the critiques behind them, each a completion whose log-probs nobody knows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +97,8 @@ class Parts:
     guards: Guards | None = None
     teacher_gate: TeacherGate | None = None
     paces: ChannelPaces | None = None
+    replay: AttemptMemory | None = None
+    predictor: CritiquePredictor | None = None
     score_map: Callable[[float], float] | None = None
     refine_template: PromptTemplate | None = None
     teacher_template: PromptTemplate | None = None

@@ -29,7 +29,10 @@ def refine(
     step: int,
     seed: int,
 ) -> list[Group]:
-    """Attach verified and filtered refinements to every group that there is guidance for."""
+    """Attach verified and filtered refinements to every group that there is guidance for.
+
+    Those that a group has already, from an earlier visit, compete with the new ones.
+    """
     assert guidance.template is not None, "a method without refinements has nothing to refine"
     config, planned = guidance.config, guidance.plan(groups)
     sampled = sample_again(
@@ -40,7 +43,7 @@ def refine(
         rollout=rollout,
         seed=seed,
     )
-    found: dict[int, list[Refinement]] = {}
+    found = {g: list(group.refinements) for g, group in enumerate(groups) if group.refinements}
     count = 0
     for one, attempts in zip(planned, sampled, strict=True):
         task = groups[one.group].task

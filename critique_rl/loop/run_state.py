@@ -42,10 +42,12 @@ class RunState:
     def mark(self) -> Callable[[], None]:
         """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
         progress, parts = replace(self.progress), self._parts
-        watching = [part for part in (parts.plateau, parts.trust) if part is not None]
+        watching = [part for part in (parts.plateau, parts.trust, parts.replay) if part is not None]
         for part in watching:
             part.mark()
-        small = [(part, part.state_dict()) for name, part in self._memories().items() if name != "trust"]
+        small = [
+            (part, part.state_dict()) for name, part in self._memories().items() if name not in ("trust", "replay")
+        ]
 
         def take_back() -> None:
             self.progress = progress
@@ -63,6 +65,7 @@ class RunState:
             "feedback": parts.feedback,
             "guards": parts.guards,
             "paces": parts.paces,
+            "replay": parts.replay,
             "teacher_gate": parts.teacher_gate,
         }
         return {name: part for name, part in optional.items() if part is not None}

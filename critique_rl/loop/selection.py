@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from critique_rl.config.refinement import PREFIX_SHARES, RefinementConfig
+from critique_rl.config.replay import REPLAY
 from critique_rl.errors import ConfigError, DataError
 from critique_rl.feedback.leak import leaks
 from critique_rl.loop.meta_talk import talks_of_feedback
@@ -30,6 +31,8 @@ UNLIKELY = "too unlikely under the bare prompt"
 DUPLICATE = "duplicate"
 FARTHER = "another refinement was closer to the policy"
 STEP_FULL = "the step's share of refinements is taken"
+NO_ROOM = (FARTHER, STEP_FULL)
+"""Reasons that speak of a refinement's place and not against the refinement."""
 _KEYS: Mapping[str, str] = {
     NOT_VERIFIED: "not_verified",
     TRUNCATED: "truncated",
@@ -161,17 +164,18 @@ def weighted_by_reliance(
 def selection_metrics(groups: Sequence[Group]) -> Mapping[str, float]:
     """Refusals by reason, samples and injections by rung, and the mean reliance of verified refinements.
 
-    Keys are there only where something was counted.
+    Keys are there only where something was counted. What is replayed has a rung of its own, and was not sampled.
     """
     refinements = [r for group in groups for r in group.refinements]
     refused = Counter(_KEYS[r.rejected] for r in refinements if r.rejected)
-    sampled = Counter(r.rung for r in refinements)
+    sampled = Counter(r.rung for r in refinements if r.rung != REPLAY)
     injected = Counter(r.rung for r in refinements if not r.rejected)
+    replayed = {REPLAY for r in refinements if r.rung == REPLAY}
     reliance = [r.reliance for r in refinements if r.bare_logprobs]
     return {
         **{f"refinement/refused/{key}": float(count) for key, count in sorted(refused.items())},
         **{f"refinement/rung/{rung}/sampled": float(count) for rung, count in sorted(sampled.items())},
-        **{f"refinement/rung/{rung}/injected": float(injected[rung]) for rung in sorted(sampled)},
+        **{f"refinement/rung/{rung}/injected": float(injected[rung]) for rung in sorted(sampled.keys() | replayed)},
         **({"refinement/reliance": float(np.mean(reliance))} if reliance else {}),
     }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import CheckpointError, CritiqueRLError
+from critique_rl.loop.auxiliary import CritiquePrediction
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.criticize import CriticTally
@@ -27,6 +28,7 @@ from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
 from critique_rl.loop.refine import refine
+from critique_rl.loop.replay import ReplayStage, injected_anew
 from critique_rl.loop.run_state import RunState
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.selection import check_second_verifier, weighted_by_reliance
@@ -49,7 +51,9 @@ class Trainer:
         check_second_verifier(config.refinement, parts.tasks, reward=parts.reward, seed=config.seed)
         self._guidance = load_guidance(config.refinement, parts.refine_template)
         self._critic = CriticStage(config, parts, self._guidance)
-        self._gatherer = Gatherer(config, parts, self._critic, self._state)
+        self._replay = ReplayStage(config, parts)
+        self._gatherer = Gatherer(config, parts, self._critic, self._replay, self._state)
+        self._prediction = CritiquePrediction(config.refinement, parts)
         self._taught = TeacherTally()
 
     @property
@@ -129,6 +133,7 @@ class Trainer:
         groups = self._critic.judge(step, groups, reviewed)
         samples = weighted_by_reliance(parts.algorithm.assemble(groups), groups, self.config.refinement)
         self._record(groups, states, samples)
+        samples = self._prediction.add(samples, groups)
         with interrupts_held():
             report = self._train(groups, samples)
             self.progress.generated_tokens += sampled + generated_tokens(groups, second_attempts=True)
@@ -150,7 +155,7 @@ class Trainer:
         parts, step = self.parts, self.progress.step
         if parts.refine_template is not None:
             groups = refine(
-                groups,
+                self._replay.recall(step, groups),
                 policy=parts.policy,
                 engine=parts.engine,
                 reward=parts.reward,
@@ -159,10 +164,10 @@ class Trainer:
                 step=step,
                 seed=derive_seed(self.config.seed, step, "refinement"),
             )
+            self._replay.keep(step, groups)
             for group in groups:
-                injected = sum(not r.rejected for r in group.refinements)
-                self.progress.injected += injected
-                if injected and parts.feedback is None:
+                self.progress.injected += sum(not r.rejected for r in group.refinements)
+                if injected_anew(group) and parts.feedback is None:
                     parts.plateau.note_rescued(group.task.id, step)
         self._taught = TeacherTally()
         if parts.teacher_template is not None:
@@ -274,6 +279,8 @@ class Trainer:
             **report.diagnostics,
             **(self._taught.figures() if self.parts.teacher_template is not None else {}),
             **self.parts.plateau.counts(),
+            **self._replay.figures(),
+            **self._prediction.figures(),
             **(self.parts.trust.figures() if self.parts.trust is not None else {}),
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
             **(self.parts.guards.figures() if self.parts.guards is not None else {}),

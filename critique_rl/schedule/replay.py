@@ -13,10 +13,9 @@ from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from critique_rl.config.replay import REPLAY
 from critique_rl.errors import CheckpointError
-from critique_rl.types import CriticOutcome, Critique, Directive, Refinement, Rollout, Score
-
-REPLAY = "replay"
+from critique_rl.types import CriticOutcome, Critique, Directive, Refinement, Rollout, Score, Task, TokenIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +26,7 @@ class StoredAttempt:
     attempt_id: str
     rollout_id: str
     directive: str
+    rung: str
     text: str
     finished: bool
     policy_version: int
@@ -42,9 +42,10 @@ class StoredAttempt:
 
 @dataclass(slots=True, kw_only=True)
 class _State:
-    """All that a resumed run needs: attempts by task, oldest first."""
+    """All that a resumed run needs: attempts by task, oldest first, of tasks longest not visited first."""
 
     attempts: dict[str, list[StoredAttempt]] = field(default_factory=dict[str, list[StoredAttempt]])
+    tasks: dict[str, Task] = field(default_factory=dict[str, Task])
 
 
 _STATE: TypeAdapter[_State] = TypeAdapter(_State)
@@ -63,8 +64,9 @@ class Replay:
         self.capacity = capacity
         self.max_age_steps = max_age_steps
         self._state = _State()
+        self._mark: _State | None = None
 
-    def note(self, task_id: str, refinement: Refinement, *, step: int) -> None:
+    def note(self, task: Task, refinement: Refinement, *, step: int) -> None:
         """Keep a verified second attempt; of equal ones the newest is kept.
 
         Raises ValueError for one that is not verified, or whose log-probs under the bare prompt are not known.
@@ -82,6 +84,7 @@ class Replay:
             attempt_id=refinement.attempt_id,
             rollout_id=rollout.id,
             directive=refinement.critique.directive_text,
+            rung=refinement.rung,
             text=rollout.text,
             finished=rollout.finished,
             policy_version=rollout.policy_version,
@@ -90,8 +93,9 @@ class Replay:
             guided_logprobs=rollout.behaviour_logprobs,
             bare_logprobs=refinement.bare_logprobs,
         )
-        known = self._state.attempts.get(task_id, [])
-        self._state.attempts[task_id] = [k for k in known if k.completion_ids != stored.completion_ids] + [stored]
+        known = self._of(task.id)
+        self._state.attempts[task.id] = [k for k in known if k.completion_ids != stored.completion_ids] + [stored]
+        self._state.tasks[task.id] = task
         if len(self) > self.capacity:
             self._drop_oldest()
 
@@ -123,11 +127,27 @@ class Replay:
             ),
             score=Score(reward=1.0, detail="verified when it was stored"),
             bare_logprobs=best.bare_logprobs,
+            rung=best.rung,
         )
+
+    def discard(self, task_id: str, completion_ids: TokenIds) -> None:
+        """One attempt may not be trained on any more; others of its task stay."""
+        self._keep(task_id, [a for a in self._of(task_id) if a.completion_ids != completion_ids])
+
+    def visited(self, task_id: str) -> None:
+        """The task has had its turn: others come first at the next `unsolved`."""
+        if task_id in self._state.attempts:
+            self._state.attempts[task_id] = self._state.attempts.pop(task_id)
+
+    def unsolved(self, *, step: int) -> list[Task]:
+        """The tasks with an attempt that is not too old, longest not visited first."""
+        kept = self._state.attempts.items()
+        return [self._state.tasks[name] for name, of in kept if step - of[-1].step <= self.max_age_steps]
 
     def forget(self, task_id: str) -> None:
         """The bare prompt has succeeded: nothing of it is replayed any more."""
         self._state.attempts.pop(task_id, None)
+        self._state.tasks.pop(task_id, None)
 
     def __len__(self) -> int:
         return sum(len(kept) for kept in self._state.attempts.values())
@@ -136,6 +156,16 @@ class Replay:
         """For the trackers."""
         return {"replay/attempts": float(len(self)), "replay/prompts": float(len(self._state.attempts))}
 
+    def mark(self) -> None:
+        """Remember this moment at a cost of one list entry an attempt."""
+        attempts = {task_id: list(kept) for task_id, kept in self._state.attempts.items()}
+        self._mark = _State(attempts=attempts, tasks=dict(self._state.tasks))
+
+    def rollback(self) -> None:
+        """Undo everything since `mark`, once."""
+        assert self._mark is not None, "rollback without a mark"
+        self._state, self._mark = self._mark, None
+
     def state_dict(self) -> dict[str, object]:
         """All attempts as plain JSON values."""
         return cast("dict[str, object]", _STATE.dump_python(self._state, mode="json"))
@@ -143,13 +173,19 @@ class Replay:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
         try:
-            self._state = _STATE.validate_python(dict(state))
+            found = _STATE.validate_python(dict(state))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise CheckpointError(
                 f"replay memory in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
             ) from error
+        if found.attempts.keys() != found.tasks.keys() or not all(found.attempts.values()):
+            raise CheckpointError(
+                f"replay memory in the checkpoint: attempts of {len(found.attempts)} tasks came with "
+                f"{len(found.tasks)} tasks; wanted some of each; resume from an older checkpoint"
+            )
+        self._state, self._mark = found, None
 
     def _of(self, task_id: str) -> list[StoredAttempt]:
         return self._state.attempts.get(task_id, [])

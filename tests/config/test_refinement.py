@@ -20,6 +20,8 @@ from critique_rl.config.refinement import RefinementConfig
         {"aggregate": "critique", "other_attempts_chars": 500},
         {"aggregate": "refine", "group_prompt": "mine.md", "ladder": ["lesson"]},
         {"ladder": ["critique", "prefix_75"], "prefix_prompt": "mine.md"},
+        {"train_refiner": 0.5},
+        {"train_refiner": 0.5, "max_attempts": 1, "per_attempt": 2},
     ],
 )
 def test_what_goes_together_is_read_back_as_it_was(options: dict[str, object]) -> None:
@@ -42,6 +44,9 @@ def test_what_goes_together_is_read_back_as_it_was(options: dict[str, object]) -
         ({"prefix_prompt": "teacher"}, "prefix_prompt has no effect without a prefix rung on the ladder"),
         ({"group_prompt": "refine"}, 'group_prompt has no effect without aggregate = "refine"'),
         ({"other_attempts_chars": 10}, 'other_attempts_chars has no effect without aggregate = "critique"'),
+        ({"train_refiner": 0.5, "max_attempts": 1}, "train_refiner = 0.5 has no effect with one refinement a prompt"),
+        ({"train_refiner": 0.5, "ratio_mode": "in_context"}, "would train right refinements under their context twice"),
+        ({"train_refiner": -1.0}, "greater than or equal to 0"),
         ({"max_group_share": 0.0}, "greater than 0"),
         ({"reliance_temperature": 0.0}, "greater than 0"),
     ],

@@ -12,7 +12,8 @@ from critique_rl.algorithms.routed import OutcomeRouting
 from critique_rl.algorithms.sequential import Sequential
 from critique_rl.algorithms.signed import SignedAdvantages
 from critique_rl.config.load import load_resolved
-from tests.lab_runs import GRPO, LAB, Tree, lab_config, lines, run_lab
+from critique_rl.loop.train import Trainer
+from tests.lab_runs import GRPO, LAB, Tree, lab_config, lines, run_lab, same_weights, weights
 
 SAMPLED = {"support": "sampled"}
 JOINS: dict[str, tuple[type, Tree]] = {
@@ -89,3 +90,18 @@ def test_a_run_of_some_parts_reads_back_and_an_arm_drops_what_it_makes_inert(tmp
     assert load_resolved(resolved) == config
     assert ("refinement" in config.model_fields_set) == ("refinements" in use)
     assert ("distillation" in config.model_fields_set) == ("targets" in use)
+
+
+def test_a_trained_refiner_adds_rows_and_at_weight_0_nothing(tmp_path: Path) -> None:
+    def run(name: str, **options: object) -> list[Tree]:
+        told: Tree = {"rollout": {"temperature": 4.0}, "refinement": {"per_attempt": 4, **options}}
+        trainers[name] = run_lab(lab_config(told), tmp_path / name)
+        return steps(tmp_path / name)
+
+    trainers: dict[str, Trainer] = {}
+    plain, off, on = run("plain"), run("off", train_refiner=0.0), run("on", train_refiner=1.0)
+    assert off == plain and same_weights(weights(trainers["off"]), weights(trainers["plain"]))
+    assert not same_weights(weights(trainers["on"]), weights(trainers["plain"]))
+    first = next(i for i, row in enumerate(plain) if row["refinement/verified"])
+    assert float(str(on[first]["rows/trained"])) > float(str(plain[first]["rows/trained"]))
+    assert on[first]["refinement/sampled"] == plain[first]["refinement/sampled"]
