@@ -184,7 +184,7 @@ def figures(name: str) -> str:
 
 
 def ablation(name: str) -> str:
-    """One row per arm: mean success over seeds with its interval for each class, then what it used; the claims below."""
+    """One row per arm: mean success over seeds with its interval for each class, and what it used; then the claims."""
     run = _run(name)
     kinds = list(dict.fromkeys(row["class"] for row in run["table"]))
     lines = [

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from critique_rl.config.replay import REPLAY
 from critique_rl.errors import CheckpointError
+from critique_rl.schedule.restoring import restored
 from critique_rl.types import CriticOutcome, Critique, Directive, Refinement, Rollout, Score, Task, TokenIds
 
 
@@ -172,14 +173,7 @@ class Replay:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
-        try:
-            found = _STATE.validate_python(dict(state))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CheckpointError(
-                f"replay memory in the checkpoint: field {where!r}: {first['msg']}; resume from an older checkpoint"
-            ) from error
+        found = restored(_STATE, state, what="replay memory")
         if found.attempts.keys() != found.tasks.keys() or not all(found.attempts.values()):
             raise CheckpointError(
                 f"replay memory in the checkpoint: attempts of {len(found.attempts)} tasks came with "
