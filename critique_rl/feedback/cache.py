@@ -107,8 +107,12 @@ class AnswerCache:
 
     def _create_or_check(self) -> None:
         run = self._connection.execute
-        if self._is_ours():
-            return
+        run("BEGIN")  # one view of the file: its marks and its tables are read one by one
+        try:
+            if self._is_ours():
+                return
+        finally:
+            run("ROLLBACK")
         # Another process may make the tables between the look and the lock, so the look is repeated under it.
         run("BEGIN IMMEDIATE")
         try:
