@@ -19,7 +19,6 @@ from typing import NamedTuple, cast
 
 from critique_rl.config.ablation import AblationConfig, ClaimConfig
 from critique_rl.config.load import RunFile
-from critique_rl.config.run import RunConfig
 from critique_rl.errors import ConfigError, CritiqueRLError
 from critique_rl.experiment import PlannedRun, plan, run_one
 from critique_rl.provenance import commit, device_name, versions
@@ -91,14 +90,10 @@ def _check_equal_compute(runs: Sequence[PlannedRun]) -> None:
     if len(set(budgets.values())) > 1:
         raise ConfigError(f"budget.max_generated_tokens differs between arms ({budgets}); give all of them the same")
     for run in runs:
-        if _asks_a_critic(run.config) and not run.config.budget.count_critic_tokens:
+        if run.config.critic is not None and not run.config.budget.count_critic_tokens:
             raise ConfigError(
                 f"arm {run.arm!r} asks a critic whose tokens would not count; set budget.count_critic_tokens = true"
             )
-
-
-def _asks_a_critic(config: RunConfig) -> bool:
-    return config.critic is not None
 
 
 def _train_all(runs: Sequence[PlannedRun], *, jobs: int, resume: bool):

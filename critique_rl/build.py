@@ -1,4 +1,4 @@
-"""The composition root: config -> live objects. The only file, with build_critic.py, that knows every concrete class.
+"""The composition root: config -> live objects. With build_critic.py and build_sampler.py it knows every class.
 
 Must not know: what a stage does once it is built.
 """
@@ -72,8 +72,8 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         ask = partial(_ask_later, made)
         critic = build_critic(config.critic, exchanges=exchanges, ask=ask)
     closing: list[Callable[[], None]] = []
-    policy, engine = build_sampler(config, closing=closing, crew=crew)
-    made.append(Sampler(policy, engine))
+    made.append(build_sampler(config, closing=closing, crew=crew))
+    policy, engine = made[0]
     feedback = None
     if config.feedback is not None:
         feedback = FeedbackGroups(

@@ -15,12 +15,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from critique_rl.errors import CriticError, CriticMalformedError, CriticSetupError, CriticTimeoutError, EngineError
-from critique_rl.net import CallFailed
+from critique_rl.net import Budget, CallFailed, CallLimits, CallPool, SpendMeter
 
 _CONNECT_TIMEOUT_S = 10.0
 _GONE_STATUS = frozenset({502, 503, 504})
 _RETRYABLE_STATUS = _GONE_STATUS | {408, 425, 429, 500}
 _MAX_SAID_CHARS = 300
+_SENDS = 3
 WAYS_OUT = "docs/engines.md has the command that starts the server"
 
 
@@ -50,6 +51,18 @@ class _Cards(BaseModel):
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Done = TypeVar("Done")
+
+
+def call_pool(*, timeout_s: float, max_in_flight: int, poll_s: float) -> CallPool:
+    """The calls of one client: each is sent three times at the most; a server of one's own costs no money."""
+    limits = CallLimits(
+        timeout_s=timeout_s,
+        max_in_flight=max_in_flight,
+        max_attempts=_SENDS,
+        backoff_s=poll_s,
+        backoff_cap_s=10.0 * poll_s,
+    )
+    return CallPool(limits, SpendMeter(Budget()))
 
 
 class VllmConnection:

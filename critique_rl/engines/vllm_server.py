@@ -23,16 +23,15 @@ import torch
 from critique_rl.config.engine import VllmEngineConfig
 from critique_rl.engines.nccl_sync import NamedWeights, nccl_sync
 from critique_rl.engines.sync import ReloadSync, WeightSync
-from critique_rl.engines.vllm_connection import WAYS_OUT, ServerGone
+from critique_rl.engines.vllm_connection import WAYS_OUT, ServerGone, call_pool
 from critique_rl.engines.vllm_http import Sampled, VllmServer
 from critique_rl.errors import ConfigError, CriticError, CriticMalformedError, CriticSetupError, EngineError
-from critique_rl.net import Budget, CallFailed, CallLimits, CallPool, CallResult, PlannedCall, SpendMeter
+from critique_rl.net import CallFailed, CallResult, PlannedCall
 from critique_rl.stats.mismatch import logprob_mismatch
 from critique_rl.types import Array, Completion, Message, TokenIds
 
 _COLDEST = 0.01
 """vLLM raises a temperature between 0 and this to this, and says so in its own log only."""
-_SENDS = 3
 _PROBES = ("Count from one to ten.", "Name the colours of the rainbow, then say which one you like best.")
 
 
@@ -71,14 +70,7 @@ class VllmServerEngine:
         self._end_ids = frozenset(end_ids)
         self._temperature = temperature
         self._poll_s = poll_s
-        limits = CallLimits(
-            timeout_s=config.timeout_s,
-            max_in_flight=config.max_in_flight,
-            max_attempts=_SENDS,
-            backoff_s=poll_s,
-            backoff_cap_s=10.0 * poll_s,
-        )
-        self._pool = CallPool(limits, SpendMeter(Budget()))
+        self._pool = call_pool(timeout_s=config.timeout_s, max_in_flight=config.max_in_flight, poll_s=poll_s)
         self._label = ""
         self._version = -1
 

@@ -19,9 +19,17 @@ from pydantic import BaseModel
 
 from critique_rl.config.algorithm import TeacherServerConfig
 from critique_rl.engines.prompt_logprobs import nothing, read_targets
-from critique_rl.engines.vllm_connection import WAYS_OUT, Refused, ServerGone, Unreachable, VllmConnection, malformed
+from critique_rl.engines.vllm_connection import (
+    WAYS_OUT,
+    Refused,
+    ServerGone,
+    Unreachable,
+    VllmConnection,
+    call_pool,
+    malformed,
+)
 from critique_rl.errors import CriticError, CriticMalformedError, EngineError
-from critique_rl.net import Budget, CallLimits, CallPool, CallResult, PlannedCall, SpendMeter
+from critique_rl.net import CallResult, PlannedCall
 from critique_rl.types import TeacherTargets, TokenIds, Usage
 
 SECTION = "distillation.server"
@@ -31,7 +39,6 @@ _ODD_TEXT = (
     "\ttab  two\r\n    12345+678 don't"
 )
 """What tokenizers treat differently: other scripts, joined and combining characters, blanks, digits, ligatures."""
-_SENDS = 3
 _ROW_STATUS = frozenset({400, 413, 422})
 """Refusals that concern one row: it is too long for the server, mostly."""
 
@@ -72,14 +79,7 @@ class VllmTeacher:
         self._text = " ".join([_ODD_TEXT, *special_tokens])
         self._poll_s = poll_s
         self._proven: set[int] = set()
-        limits = CallLimits(
-            timeout_s=config.timeout_s,
-            max_in_flight=config.max_in_flight,
-            max_attempts=_SENDS,
-            backoff_s=poll_s,
-            backoff_cap_s=10.0 * poll_s,
-        )
-        self._pool = CallPool(limits, SpendMeter(Budget()))
+        self._pool = call_pool(timeout_s=config.timeout_s, max_in_flight=config.max_in_flight, poll_s=poll_s)
 
     def topk(
         self,

@@ -29,7 +29,6 @@ class Streams:
         self.pg_N = flat([s.pg_weight * s.loss_mask for s in rows])
         self.imitate_N = flat([s.imitate_weight * s.loss_mask for s in rows])
         self.guided_N = flat([s.behaviour_logprobs if s.guided_logprobs is None else s.guided_logprobs for s in rows])
-        self.lengths = [len(s.completion_ids) for s in rows]
         missing = [np.full(len(s.completion_ids), np.nan) for s in rows]
         self.reference_N = flat(
             [
