@@ -84,12 +84,20 @@ class ScoreStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A verifier's judgement of one completion: `reward` in [0, 1]; `detail` is its text for critics and reports."""
+    """A verifier's judgement of one completion: `reward` in [0, 1]; `detail` is its text for critics and reports.
+
+    `objectives` are further rewards by name, each finite; one that is not there is missing. `confidence` is the
+    probability in [0, 1] of being right that the completion itself states, and `confidence_start` the character of it
+    where that statement begins.
+    """
 
     reward: float
     status: ScoreStatus = ScoreStatus.OK
     extracted: str | None = None
     detail: str = ""
+    objectives: Mapping[str, float] = field(default_factory=dict[str, float])
+    confidence: float | None = None
+    confidence_start: int | None = None
 
     @property
     def correct(self) -> bool:
@@ -241,7 +249,8 @@ class Group:
     `late`: an earlier step already trained on the rollouts' rewards, and only the directive channel is still to come.
     `controls` are second attempts under a bare verdict, sampled to judge the critic and never trained on.
     `corrections[id]` are truncated importance weights [T] of rollouts that an older policy sampled; missing means 1.
-    `rung` is the step of the guidance ladder that a plateaued group gets; "" is a critique.
+    `rung` is the step of the guidance ladder that a plateaued group gets; "" is a critique. `confidence_tokens[id]` is
+    the first token of a rollout's stated confidence.
     """
 
     task: Task
@@ -255,6 +264,7 @@ class Group:
     controls: tuple[Refinement, ...] = ()
     corrections: Mapping[str, Array] = field(default_factory=dict[str, Array])
     rung: str = ""
+    confidence_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -265,6 +275,7 @@ class TrainSample:
     `distill_weight`, or make a verified refinement with `imitate_weight`. `guided_logprobs` are the log-probs under the
     refine context (refinements only); `behaviour_logprobs` are under the bare prompt at sampling time.
     `reference_logprobs` are the starting policy's, put in by the policy itself where a KL penalty wants them.
+    `objective_advantages` [K, T] are those of K objectives, for methods that join gradients and not advantages.
     """
 
     rollout_id: str
@@ -280,3 +291,4 @@ class TrainSample:
     teacher: TeacherTargets | None = None
     guided_logprobs: Array | None = None
     reference_logprobs: Array | None = None
+    objective_advantages: Array | None = None

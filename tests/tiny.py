@@ -17,7 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from critique_rl.config.algorithm import DistillationConfig, RefinementConfig
-from critique_rl.config.run import LossConfig, OptimizerConfig
+from critique_rl.config.loss import LossConfig
+from critique_rl.config.policy import OptimizerConfig
 from critique_rl.engines.hf import HFEngine
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.policy.step import StepConfig

@@ -7,12 +7,11 @@ error. Must not know: torch, transformers, or how anything is built.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from critique_rl.config.algorithm import (
-    LOSS_DEFAULTS,
     PARTS,
     AlgorithmConfig,
     DistillationConfig,
@@ -22,9 +21,12 @@ from critique_rl.config.algorithm import (
 from critique_rl.config.base import Strict
 from critique_rl.config.critic import CriticConfig
 from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConfig
+from critique_rl.config.evaluation import EvaluationConfig
 from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.config.guards import GuardsConfig
+from critique_rl.config.loss import LossConfig, with_loss_defaults
 from critique_rl.config.plateau import PlateauConfig
+from critique_rl.config.policy import OptimizerConfig, PolicyConfig
 from critique_rl.config.prediction import check_prediction
 from critique_rl.config.replay import ReplayConfig
 from critique_rl.config.rewards import RewardConfig
@@ -67,43 +69,6 @@ def sections_read(name: str, use: Collection[str] = PARTS) -> frozenset[str]:
     return read - unread if name == "two_channel" else read
 
 
-class LoraConfig(Strict):
-    """Train low-rank adapters instead of the weights (arXiv 2106.09685); needs the extra "peft"."""
-
-    rank: int = Field(default=16, ge=1, description="inner size of the two factors of an adapter")
-    alpha: float = Field(default=32.0, gt=0.0, description="the adapters' product is scaled by alpha / rank")
-    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
-        default="all-linear",
-        description='last or full names of the linear layers that get adapters, such as "q_proj"; all-linear: every '
-        "one but the head",
-    )
-
-    @field_validator("target_modules")
-    @classmethod
-    def _some_are_named(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        if not isinstance(value, str) and (not value or {"", "all-linear"} & set(value)):
-            raise ValueError(
-                f'target_modules = {value!r}; wanted names of layers, such as ["q_proj"], or "all-linear" alone'
-            )
-        return value
-
-
-class PolicyConfig(Strict):
-    """The model to train."""
-
-    model: str = Field(default="lab", description='"lab", a Hub name, or a local directory')
-    gguf_file: str | None = Field(default=None, description="file name inside `model` when the weights are GGUF")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA if there is one")
-    dtype: Literal["auto", "float32", "float64", "bfloat16"] = Field(
-        default="auto", description="compute type; auto: bfloat16 (float32 master weights) on CUDA, float32 on CPU"
-    )
-    threads: int | None = Field(default=None, ge=1, description="torch threads on the CPU (None: torch's own choice)")
-    lora: LoraConfig | None = None
-    gradient_checkpointing: bool = Field(
-        default=False, description="recompute each layer in the backward pass: less memory for about a third more time"
-    )
-
-
 class RolloutConfig(Strict):
     """How attempts are sampled."""
 
@@ -112,114 +77,6 @@ class RolloutConfig(Strict):
     max_tokens: int = Field(default=256, ge=1, description="longest completion, in tokens")
     temperature: float = Field(default=1.0, gt=0.0)
     batch_size: int = Field(default=64, ge=1, description="sequences per generate call (bounds memory)")
-
-
-CLIPS = {"clip_low": ("clip", "gspo"), "clip_high": ("clip", "gspo", "cispo"), "dual_clip": ("clip",)}
-"""Which objectives read which clip."""
-
-
-class LossConfig(Strict):
-    """The policy-gradient channel: objective, clips, normaliser, and what is added to it token by token."""
-
-    objective: Literal["clip", "cispo", "gspo", "reinforce"] = Field(
-        default="clip",
-        description="clip: PPO's ratio per token; gspo: one ratio per sequence; cispo: capped ratio as a constant "
-        "weight; reinforce: no ratio, or one capped at tis_cap",
-    )
-    clip_low: float = Field(default=0.2, gt=0.0, lt=1.0, description="ratios below 1 - clip_low are clipped")
-    clip_high: float = Field(
-        default=0.2, gt=0.0, description="ratios above 1 + clip_high are clipped; 0.28 is DAPO's clip-higher"
-    )
-    dual_clip: float | None = Field(default=None, gt=1.0, description="lower bound multiple for negative advantages")
-    tis_cap: float | None = Field(
-        default=None,
-        gt=0.0,
-        description="with reinforce: weigh each token by its ratio to the sampler's probability, at most this (2 is "
-        "usual); None: no weight",
-    )
-    normalizer: Literal["constant", "tokens", "sequences"] = Field(
-        default="constant",
-        description="constant: rollouts x max_tokens (Dr.GRPO); tokens: active tokens (DAPO); sequences: mean over a "
-        "rollout's tokens, then over rollouts (GRPO)",
-    )
-    kl_weight: float = Field(default=0.0, ge=0.0, description="weight of the KL penalty to the starting policy")
-    kl_kind: Literal["k1", "k2", "k3"] = Field(
-        default="k1",
-        description="estimator of the penalty: k1 and k2 pull by the gradient of KL(policy||start), k3 (GRPO's) by "
-        "that of KL(start||policy)",
-    )
-    entropy_weight: float = Field(
-        default=0.0, ge=0.0, description="weight of the entropy bonus (nats per token); with a target, its start value"
-    )
-    entropy_target: float | None = Field(
-        default=None,
-        gt=0.0,
-        description="raise the weight by 0.005 a step while the rollouts' entropy is below this, lower it while above, "
-        "and add the bonus only below (None: the weight is fixed)",
-    )
-
-    @model_validator(mode="after")
-    def _every_key_is_read(self) -> LossConfig:
-        for key, readers in CLIPS.items():
-            value = getattr(self, key)
-            if self.objective not in readers and value != type(self).model_fields[key].default:
-                raise ValueError(
-                    f"{key} = {value} has no effect with objective = {self.objective!r}; remove it, or set objective "
-                    f"to {' or '.join(repr(reader) for reader in readers)}"
-                )
-        if self.tis_cap is not None and self.objective != "reinforce":
-            raise ValueError(
-                f"tis_cap = {self.tis_cap} would correct twice for the sampler: the ratio of objective = "
-                f"{self.objective!r} is already taken against its log-probs; remove it, or set objective = 'reinforce'"
-            )
-        if self.kl_weight == 0 and self.kl_kind != "k1":
-            raise ValueError(f"kl_kind = {self.kl_kind!r} has no effect with kl_weight = 0; remove it, or set a weight")
-        return self
-
-
-def with_loss_defaults(tree: Mapping[str, object]) -> dict[str, object]:
-    """A run's tree with the [loss] of its method filled in where the tree itself says nothing.
-
-    A method's clips belong to its objective: under another one that the tree sets, they are left out.
-    """
-    algorithm, loss = tree.get("algorithm"), tree.get("loss", {})
-    name = cast("Mapping[str, object]", algorithm).get("name") if isinstance(algorithm, Mapping) else algorithm
-    defaults = LOSS_DEFAULTS.get(str(getattr(name, "name", name)), {})
-    if isinstance(loss, LossConfig):
-        loss = loss.model_dump(include=loss.model_fields_set)
-    if not defaults or not isinstance(loss, Mapping):
-        return dict(tree)
-    own = cast("Mapping[str, object]", loss)
-    if own.get("objective", defaults["objective"]) != defaults["objective"]:
-        defaults = {key: value for key, value in defaults.items() if key not in CLIPS}
-    return {**tree, "loss": {**defaults, **own}}
-
-
-class OptimizerConfig(Strict):
-    """AdamW, one step per batch of rollouts."""
-
-    kind: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
-        default="adamw",
-        description="how its state is kept: as the weights, in 8 bits, or paged out to the host; all but the first "
-        'need CUDA and the extra "bitsandbytes"',
-    )
-    learning_rate: float = Field(default=1e-6, gt=0.0)
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
-    warmup_steps: int = Field(default=0, ge=0)
-    micro_batch_tokens: int = Field(
-        default=16384,
-        ge=1,
-        description="tokens per forward pass, with padding where the layout pads; never changes the result",
-    )
-    layout: Literal["auto", "padded", "packed", "prefix"] = Field(
-        default="auto",
-        description="how sequences share a forward pass: padded to the longest, packed end to end, or packed with the "
-        "prompt of several rollouts computed once; auto: packed on CUDA, padded on a CPU; never changes the result; a "
-        "model that cannot be packed is padded, with a warning",
-    )
 
 
 class BudgetConfig(Strict):
@@ -242,15 +99,6 @@ class BudgetConfig(Strict):
                 "count_critic_tokens has no effect without max_generated_tokens; remove it, or set a token budget"
             )
         return self
-
-
-class EvaluationConfig(Strict):
-    """Held-out success without any hint."""
-
-    every: int = Field(default=50, ge=0, description="steps between evaluations; 0: only at the start and the end")
-    samples_per_task: int = Field(default=1, ge=1)
-    max_tasks: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=1.0, ge=0.0, description="0 is greedy")
 
 
 class CheckpointConfig(Strict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from critique_rl.config.run import EvaluationConfig
+from critique_rl.config.evaluation import EvaluationConfig
 from critique_rl.protocols import Policy, Reward, RolloutEngine
 from critique_rl.stats.intervals import wilson_interval
 from critique_rl.types import Task

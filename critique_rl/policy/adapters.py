@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from critique_rl.config.run import LoraConfig
+from critique_rl.config.policy import LoraConfig
 from critique_rl.errors import MissingExtraError, ModelError
 from critique_rl.ops.low_rank import adapted_layers, merged_weights
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 
 from critique_rl.config.algorithm import GAP_CLIP, TARGET_MIX, DistillationConfig, RefinementConfig
+from critique_rl.config.loss import LossConfig
+from critique_rl.config.policy import OptimizerConfig
 from critique_rl.config.refinement import AWR_COEFFICIENT, AWR_FLOOR, RATIO_CAP
-from critique_rl.config.run import LossConfig, OptimizerConfig
 from critique_rl.ops.divergences import topk_tail_divergence
 from critique_rl.ops.fused import HeadTerms
 from critique_rl.ops.losses import channel_sum, joint

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from critique_rl.config.run import PolicyConfig
+from critique_rl.config.policy import PolicyConfig
 from critique_rl.errors import CritiqueRLError, MissingExtraError, ModelError
 from critique_rl.policy.adapters import ADAPTER_CONFIG, add_adapters, has_adapters
 from critique_rl.policy.recompute import recompute_layers

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import torch
 from torch.optim.optimizer import Optimizer
 
-from critique_rl.config.run import OptimizerConfig
+from critique_rl.config.policy import OptimizerConfig
 from critique_rl.errors import ConfigError, MissingExtraError
 
 CLASSES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from critique_rl.config.run import LossConfig
+from critique_rl.config.loss import LossConfig
 from critique_rl.ops.fused import HeadTerms
 from critique_rl.ops.penalties import EntropyWeight, adapt_entropy_weight, kl_penalty
 from critique_rl.ops.ratios import importance_ratios, policy_objective, sequence_mean_weights

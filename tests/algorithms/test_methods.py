@@ -18,7 +18,7 @@ from critique_rl.algorithms.gspo import Gspo
 from critique_rl.algorithms.rloo import Rloo
 from critique_rl.config import algorithm as methods
 from critique_rl.config.load import validate
-from critique_rl.config.run import LossConfig
+from critique_rl.config.loss import LossConfig
 from critique_rl.ops.losses import channel_sum
 from critique_rl.ops.ratios import policy_objective, sequence_mean_weights
 from critique_rl.types import TrainSample

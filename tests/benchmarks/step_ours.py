@@ -15,7 +15,8 @@ import transformers
 from accelerate import Accelerator
 
 from critique_rl.config.algorithm import DistillationConfig, RefinementConfig
-from critique_rl.config.run import LossConfig, OptimizerConfig
+from critique_rl.config.loss import LossConfig
+from critique_rl.config.policy import OptimizerConfig
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.policy.step import StepConfig
 from critique_rl.types import TeacherTargets, TrainSample

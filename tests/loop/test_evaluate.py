@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from critique_rl.config.run import EvaluationConfig
+from critique_rl.config.evaluation import EvaluationConfig
 from critique_rl.engines.scripted import ScriptedEngine
 from critique_rl.loop.evaluate import Success, evaluate
 from critique_rl.types import Task

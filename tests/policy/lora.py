@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from critique_rl.config.run import LoraConfig
+from critique_rl.config.policy import LoraConfig
 from critique_rl.policy.adapters import add_adapters
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.policy.step import StepConfig

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from critique_rl.config.run import LoraConfig
+from critique_rl.config.policy import LoraConfig
 from critique_rl.errors import MissingExtraError, ModelError
 from critique_rl.policy.adapters import adapters_off, add_adapters, has_adapters, merged_copy
 from critique_rl.policy.hf import HFPolicy

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from critique_rl.config.run import LoraConfig
+from critique_rl.config.policy import LoraConfig
 from critique_rl.policy.adapters import add_adapters
 from critique_rl.policy.batching import micro_batches
 from critique_rl.policy.hf import HFPolicy

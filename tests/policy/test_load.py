@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from critique_rl.config.run import LoraConfig, PolicyConfig
+from critique_rl.config.policy import LoraConfig, PolicyConfig
 from critique_rl.errors import MissingExtraError, ModelError
 from critique_rl.policy.adapters import add_adapters, save_adapters
 from critique_rl.policy.load import end_token_ids, load_policy

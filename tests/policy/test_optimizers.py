@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from critique_rl.config.run import OptimizerConfig
+from critique_rl.config.policy import OptimizerConfig
 from critique_rl.errors import ConfigError, MissingExtraError
 from critique_rl.policy.optimizers import CLASSES, build_optimizer, load_optimizer_state, optimizer_state
 

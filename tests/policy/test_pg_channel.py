@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from critique_rl.config.run import LossConfig
+from critique_rl.config.loss import LossConfig
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.types import TrainSample
 from tests.tiny import V, gradient, sample, step_config, tiny_model, tiny_policy, weights

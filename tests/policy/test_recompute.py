@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import OPTConfig, OPTForCausalLM
 
-from critique_rl.config.run import LoraConfig
+from critique_rl.config.policy import LoraConfig
 from critique_rl.errors import ModelError
 from critique_rl.policy.adapters import add_adapters
 from critique_rl.policy.hf import HFPolicy

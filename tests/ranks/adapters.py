@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from accelerate import Accelerator
 
-from critique_rl.config.run import LoraConfig
+from critique_rl.config.policy import LoraConfig
 from critique_rl.policy.adapters import add_adapters
 from critique_rl.policy.crew import join_crew
 from critique_rl.policy.hf import HFPolicy
