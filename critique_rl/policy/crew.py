@@ -2,7 +2,9 @@
 
 Owns: how shares, results and errors travel between processes, and who waits for whom. Must not know: what the work is.
 Traps: a follower may wait for days, so messages have a group of their own; a rank that fails where all ranks must
-act together leaves the others waiting inside that act, so it ends its process and the launcher ends theirs.
+act together leaves the others waiting inside that act, so it ends its process and the launcher ends theirs. gloo's
+threads let go of a message's tensors after its answer is in use, and need the interpreter for that: one that asks for
+it while the interpreter ends aborts the process (pytorch issue 190489), so every way out goes through `_leave`.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, TypeVar, cast
 
@@ -30,6 +34,8 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 Share = TypeVar("Share")
 PATIENCE = timedelta(days=365)
+GOODBYE = timedelta(seconds=30)
+IDLE_LIMIT_S = 10.0
 
 
 class _Order(NamedTuple):
@@ -53,6 +59,7 @@ class Crew:
         self._turn = threading.RLock()
         self._owed = False
         self._busy = False
+        self._broken = False
 
     @property
     def leads(self) -> bool:
@@ -100,27 +107,69 @@ class Crew:
         self._duties = {name: work for name, work in self._duties.items() if name == but}
 
     def follow(self) -> None:
-        """Do what the leader asks until it releases the crew. A Ctrl-C is the leader's to act on."""
+        """Do what the leader asks until it releases the crew. A Ctrl-C is the leader's to act on.
+
+        Errors: SystemExit with a message if the leading process has gone without releasing this one.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        while (order := self._await_order()) is not None:
+        released = False
+        try:
+            gone = self._serve()
+            released = gone is None
+        finally:
+            self._leave(together=released)
+        if gone is not None:
+            raise SystemExit(f"critique-rl: rank {self.rank}: the leading process is gone: {gone}")
+
+    def _serve(self) -> str | None:
+        """Until the release, which is None, or the end of the leading process, whose message is given back."""
+        while True:
+            try:
+                order = self._await_order()
+            except RuntimeError as error:
+                return str(error)
+            if order is None:
+                return None
             try:
                 reply: object = self._duties[order.duty](order.share)
             except Exception as error:
                 kind = type(error) if isinstance(error, CritiqueRLError) else ModelError
                 told = str(error) if isinstance(error, CritiqueRLError) else f"{type(error).__name__}: {error}"
                 reply = _Failed(kind, told)
-            dist.gather_object(reply, None, group=self._group, group_dst=0)
-        dist.destroy_process_group()
+            try:
+                dist.gather_object(reply, None, group=self._group, group_dst=0)
+            except RuntimeError as error:
+                return str(error)
 
     def release(self) -> None:
-        """Let the followers go. Waits for what they still do; harmless a second time and when alone."""
+        """Let the followers go. Waits for what they still do; harmless a second time and when alone.
+
+        Errors: ModelError if a follower has ended before; the leader has left the crew all the same.
+        """
         if self.size == 1 or self._group is None or not self.leads:
             return
         with _interrupts_held():
-            self._settle()
-            self._send([None] * self.size)
-            self._group = None
-            dist.destroy_process_group()
+            released = False
+            try:
+                if not self._broken:
+                    self._settle()
+                    self._send([None] * self.size)
+                    released = True
+            finally:
+                self._leave(together=released)
+
+    def _leave(self, *, together: bool) -> None:
+        """End the groups and their threads. `together`: wait for the others first, so that nobody hangs up on them."""
+        if together:
+            try:
+                dist.monitored_barrier(self._group, timeout=GOODBYE)
+            except RuntimeError as late:
+                print(f"critique-rl: rank {self.rank} leaves without all others: {late}", file=sys.stderr, flush=True)
+        # What still holds a group keeps its threads: a group is joined when the last reference to it goes.
+        self._group = None
+        self._duties.clear()
+        dist.destroy_process_group()
+        _await_idle_threads(IDLE_LIMIT_S)
 
     @contextmanager
     def together(self) -> Generator[None]:
@@ -178,20 +227,32 @@ class Crew:
         """Take in the replies of the latest order, which an error or a Ctrl-C may have left lying."""
         replies: list[object] = [None] * self.size
         if self._owed:
-            dist.gather_object(None, replies, group=self._group, group_dst=0)
+            with self._followers_needed():
+                dist.gather_object(None, replies, group=self._group, group_dst=0)
             self._owed = False
         return replies
 
     def _send(self, orders: Sequence[_Order | None]) -> None:
         assert self._group is not None, "the crew was released"
-        dist.scatter_object_list([None], list(orders), group=self._group, group_src=0)
+        with self._followers_needed():
+            dist.scatter_object_list([None], list(orders), group=self._group, group_src=0)
+
+    @contextmanager
+    def _followers_needed(self) -> Generator[None]:
+        """Around an exchange: torch's error for a peer that hung up is told in the run's words."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._broken = True
+            error.__traceback__ = None  # its frames hold the group, and a held group keeps its threads
+            raise ModelError(
+                f"a following process has ended ({error}), so the others cannot go on; what it wrote says why, and "
+                "the run continues from its last checkpoint with --resume"
+            ) from None
 
     def _await_order(self) -> _Order | None:
         box: list[_Order | None] = [None]
-        try:
-            dist.scatter_object_list(box, None, group=self._group, group_src=0)
-        except RuntimeError as gone:
-            raise SystemExit(f"critique-rl: rank {self.rank}: the leading process is gone: {gone}") from None
+        dist.scatter_object_list(box, None, group=self._group, group_src=0)
         return box[0]
 
 
@@ -212,6 +273,36 @@ def _told_by(rank: int, failed: _Failed) -> CritiqueRLError:
         return failed.kind(told)
     except TypeError:  # an error that is made of other things than its message
         return ModelError(told)
+
+
+def _await_idle_threads(limit_s: float) -> None:
+    """Give gloo's threads the interpreter until they want nothing more of it, for `limit_s` seconds at most.
+
+    For groups that outlive their destruction because a split model's mesh or a wrapped one holds them. Where the
+    system does not tell what its threads do, this is a short pause and no proof.
+    """
+    ends_at = time.monotonic() + limit_s
+    seen: dict[str, str] | None = None
+    while time.monotonic() < ends_at:
+        time.sleep(0.02)  # longer than a thread waits for the interpreter before it asks again
+        now = _gloo_threads()
+        if now == seen and all(state.startswith("S") for state in now.values()):
+            return
+        seen = now
+
+
+def _gloo_threads() -> dict[str, str]:
+    """Of each thread that carries out gloo's exchanges: its state, and how often it has gone to sleep so far."""
+    found: dict[str, str] = {}
+    for task in Path("/proc/self/task").glob("*"):
+        try:
+            if (task / "comm").read_text().strip() != "pt_gloo_runloop":
+                continue
+            status = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
+        except OSError:  # it ended meanwhile
+            continue
+        found[task.name] = f"{status['State'].strip()} {status['voluntary_ctxt_switches'].strip()}"
+    return found
 
 
 class _Hold:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -105,3 +106,51 @@ def test_a_ctrl_c_from_before_is_felt_when_the_share_begins(pressed: Callable[[]
         pressed()
         with hold.felt():
             pytest.fail("it should have been felt")
+
+
+def looks(*states: dict[str, str]) -> Iterator[dict[str, str]]:
+    yield from states
+    while True:
+        yield states[-1]
+
+
+@pytest.mark.parametrize(
+    ("states", "count"),
+    [
+        ([{}], 2),
+        ([{"8": "S (sleeping) 5"}], 2),
+        ([{"8": "S (sleeping) 5"}, {"8": "S (sleeping) 6"}], 3),  # it was awake in between
+        ([{"8": "R (running) 5"}] * 3 + [{"8": "S (sleeping) 6"}], 5),  # ready to run, but it was not its turn
+        ([{"8": "S (sleeping) 5", "9": "S (sleeping) 5"}, {"8": "S (sleeping) 5"}], 3),  # one has ended
+    ],
+)
+def test_threads_are_idle_when_they_sleep_through_two_looks(
+    states: list[dict[str, str]], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, taken = looks(*states), 0
+
+    def look() -> dict[str, str]:
+        nonlocal taken
+        taken += 1
+        return next(seen)
+
+    monkeypatch.setattr(crews, "_gloo_threads", look)
+    crews._await_idle_threads(60.0)
+    assert taken == count
+
+
+def test_busy_threads_are_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "_gloo_threads", lambda: {"8": "R (running) 5"})
+    began = time.monotonic()
+    crews._await_idle_threads(0.05)
+    assert time.monotonic() >= began + 0.05
+
+
+def test_an_exchange_without_a_peer_is_told_in_the_runs_words() -> None:
+    crew = Crew(size=2)
+    wanted = r"a following process has ended \(Connection closed\), .*--resume"
+    with pytest.raises(ModelError, match=wanted) as told, crew._followers_needed():
+        raise RuntimeError("Connection closed")
+    context = told.value.__context__
+    assert context is not None and context.__traceback__ is None  # its frames would hold the group
+    assert crew._broken
