@@ -1,9 +1,10 @@
 """`critique-rl ablate`: the arms of a run file at equal compute, several seeds each, beside one reference arm.
 
-Owns: running them in several processes, resuming, and the table with its intervals and claims.
+Owns: running them in several processes, resuming, and the figures with their intervals and claims.
 Must not know: what an arm does.
 
-    OUTPUT/ablation.json, ablation.png, ablation.md      the table, the picture, the table to read
+    OUTPUT/ablation.json, ablation.png, ablation.md      the result, the picture, the table to read
+    OUTPUT/ablation_curves.png                           success over tokens, if runs were evaluated on the way
     OUTPUT/ARM/seed-N/...                                each run, as `critique-rl train` writes it
 """
 
@@ -22,8 +23,10 @@ from critique_rl.config.load import RunFile
 from critique_rl.errors import ConfigError, CritiqueRLError
 from critique_rl.experiment import PlannedRun, plan, run_one
 from critique_rl.provenance import commit, device_name, versions
-from critique_rl.report.ablation_chart import draw_ablation
-from critique_rl.stats.intervals import seeds_interval
+from critique_rl.report.ablation_chart import draw_ablation, draw_curves
+from critique_rl.report.ablation_rows import Courses, judged, rows_of
+from critique_rl.report.ablation_table import ablation_table, has_floors
+from critique_rl.report.course import Course, read_course
 
 Json = dict[str, object]
 Say = Callable[[str], None]
@@ -64,7 +67,9 @@ def ablate(
     if len(runs) < 2:
         raise ConfigError(f"{run_file.source}: one arm at one seed is nothing to compare; add arms or seeds")
     _check_equal_compute(runs)
+    _check_floors(spec.claims, runs)
     done: dict[str, Json] = {}
+    courses: dict[tuple[object, object], Course] = {}
     failed: dict[str, str] = {}
     result: Json = {}
     for planned, outcome in _train_all(runs, jobs=jobs or spec.jobs, resume=resume):
@@ -74,9 +79,13 @@ def ablate(
             say(f"{name}: FAILED: {outcome}")
             continue
         done[name] = outcome
+        if planned.config.evaluation.every:
+            courses[planned.arm, planned.seed] = read_course(
+                planned.directory, cast("Mapping[str, object]", outcome["end"]).keys()
+            )
         say(f"{len(done) + len(failed)}/{len(runs)} {name}: {_in_words(outcome)}")
         finished = [done[n] for n in (f"{r.arm}/seed-{r.seed}" for r in runs) if n in done]
-        result = _result(runs, finished, spec, title=runs[0].config.title or runs[0].config.name, command=command)
+        result = _result(runs, finished, courses, spec, command=command)
         result["wall_time_s"] = round(time.monotonic() - started, 1)
         _write(output, result, spec)
     return Ablated(result, failed)
@@ -94,6 +103,19 @@ def _check_equal_compute(runs: Sequence[PlannedRun]) -> None:
             raise ConfigError(
                 f"arm {run.arm!r} asks a critic whose tokens would not count; set budget.count_critic_tokens = true"
             )
+
+
+def _check_floors(claims: Sequence[ClaimConfig], runs: Sequence[PlannedRun]) -> None:
+    """A floor is found between evaluations; without them the claim could never hold."""
+    for claim in (claim for claim in claims if claim.floor_above is not None):
+        for run in runs:
+            budget, every = run.config.budget, run.config.evaluation.every
+            if run.arm == claim.arm and not 0 < every < budget.max_steps:
+                raise ConfigError(
+                    f"claim {claim.name!r} has a floor_above, and arm {claim.arm!r} is not evaluated on the way "
+                    f"(evaluation.every = {every}, budget.max_steps = {budget.max_steps}); set an evaluation.every "
+                    "well below the steps of the run"
+                )
 
 
 def _train_all(runs: Sequence[PlannedRun], *, jobs: int, resume: bool):
@@ -124,14 +146,14 @@ def _train(planned: PlannedRun, resume: bool) -> Json | CritiqueRLError:
 
 
 def _result(
-    runs: Sequence[PlannedRun], finished: Sequence[Json], spec: AblationConfig, *, title: str, command: str
+    runs: Sequence[PlannedRun], finished: Sequence[Json], courses: Courses, spec: AblationConfig, *, command: str
 ) -> Json:
     arms = [arm for arm in dict.fromkeys(run.arm for run in runs) if any(row["arm"] == arm for row in finished)]
-    table = [row for arm in arms for row in _rows_of(arm, [row for row in finished if row["arm"] == arm])]
-    claims = [_judged(claim, table) for claim in spec.claims]
+    table = [row for arm in arms for row in rows_of(arm, [row for row in finished if row["arm"] == arm], courses)]
+    claims = [judged(claim, table) for claim in spec.claims]
     seeds = sorted({cast(int, row["seed"]) for row in finished})
     return {
-        "title": title,
+        "title": runs[0].config.title or runs[0].config.name,
         "reference": spec.reference,
         "rows": [
             *claims,
@@ -148,7 +170,7 @@ def _result(
         ],
         "table": table,
         "claims": claims,
-        "runs": list(finished),
+        "runs": [{**run, **_course_json(courses.get((run["arm"], run["seed"])))} for run in finished],
         "budget_tokens": runs[0].config.budget.max_generated_tokens,
         "seeds": seeds,
         "command": command,
@@ -158,93 +180,20 @@ def _result(
     }
 
 
-def _rows_of(arm: str, runs: Sequence[Json]) -> list[Json]:
-    """One row per class of tasks: mean over seeds with its interval, and what the arm used, per seed on average."""
-    kinds = list(dict.fromkeys(kind for run in runs for kind in cast("Mapping[str, Json]", run["end"])))
-    rows: list[Json] = []
-    for kind in kinds:
-        ends = [cast("Mapping[str, Json]", run["end"])[kind] for run in runs]
-        successes = [cast(int, end["successes"]) for end in ends]
-        trials = [cast(int, end["trials"]) for end in ends]
-        rates = [s / n for s, n in zip(successes, trials, strict=True)]
-        low, high = seeds_interval(successes, trials)
-        rows.append(
-            {
-                "arm": arm,
-                "class": kind,
-                "mean": sum(rates) / len(rates),
-                "low": low,
-                "high": high,
-                "seeds": [run["seed"] for run in runs],
-                "rates": rates,
-                "trials": trials,
-                "steps": _mean(runs, "steps"),
-                "generated_tokens": _mean(runs, "generated_tokens"),
-                "critic_tokens": _mean(runs, "critic_completion_tokens"),
-                "critic_calls": _mean(runs, "critic_calls"),
-                "train_wall_s": _mean(runs, "train_wall_s"),
-            }
-        )
-    return rows
-
-
-def _mean(runs: Sequence[Json], key: str) -> float:
-    return sum(float(cast(float, run[key])) for run in runs) / len(runs)
-
-
-def _judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
-    """A claim with the worst margin between intervals (positive: it holds), or None where an arm is missing."""
-    rows = {cast(str, r["arm"]): r for r in table if r["class"] == claim.kind}
-    others = claim.above or claim.not_below
-    entry: Json = {
-        "name": claim.name,
-        "value": None,
-        "unit": "margin between intervals",
-        "target": "> 0",
-        "holds": None,
-    }
-    if any(arm not in rows for arm in (claim.arm, *others)):
-        return entry
-    own = rows[claim.arm]
-    ends = ("low", "high") if claim.above else ("high", "low")
-    margins = [float(cast(float, own[ends[0]])) - float(cast(float, rows[other][ends[1]])) for other in others]
-    holds = min(margins) > 0 if claim.above else min(margins) >= 0
-    return {**entry, "value": min(margins), "target": "> 0" if claim.above else ">= 0", "holds": holds}
+def _course_json(course: Course | None) -> Json:
+    return {} if course is None else {"course": course.to_json()}
 
 
 def _write(output: Path, result: Json, spec: AblationConfig) -> None:
     output.mkdir(parents=True, exist_ok=True)
+    table = cast("list[Json]", result["table"])
     for name, text in (("ablation.json", json.dumps(result, indent=2) + "\n"), ("ablation.md", ablation_table(result))):
         scratch = output / f".{name}.new"
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(output / name)
-    draw_ablation(cast("list[Json]", result["table"]), reference=spec.reference, path=output / "ablation.png")
-
-
-def ablation_table(result: Mapping[str, object]) -> str:
-    """The result as a Markdown table: arms by classes, with intervals, and the claims below it."""
-    table = cast("list[Json]", result["table"])
-    kinds = list(dict.fromkeys(cast(str, row["class"]) for row in table))
-    arms = list(dict.fromkeys(cast(str, row["arm"]) for row in table))
-    cells = {(row["arm"], row["class"]): row for row in table}
-    lines = [
-        f"| arm | {' | '.join(kinds)} | steps | tokens | critic tokens |",
-        f"| --- | {' | '.join('---' for _ in kinds)} | --- | --- | --- |",
-    ]
-    for arm in arms:
-        shown = [_cell(cells[arm, kind]) if (arm, kind) in cells else "" for kind in kinds]
-        first = next(row for row in table if row["arm"] == arm)
-        used = (f"{cast(float, first[key]):.0f}" for key in ("steps", "generated_tokens", "critic_tokens"))
-        lines.append(f"| {arm} | {' | '.join(shown)} | {' | '.join(used)} |")
-    for claim in cast("list[Json]", result["claims"]):
-        verdict = {True: "holds", False: "FAILS", None: "not measured"}[cast("bool | None", claim["holds"])]
-        lines.append(f"\n{verdict}: {claim['name']}")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: Json) -> str:
-    mean, low, high = (f"{cast(float, row[key]):.1%}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    draw_ablation(table, reference=spec.reference, path=output / "ablation.png")
+    if has_floors(result):
+        draw_curves(table, reference=spec.reference, path=output / "ablation_curves.png")
 
 
 def _in_words(run: Json) -> str:

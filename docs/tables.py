@@ -1,7 +1,9 @@
 """Writes the result tables of README.md and docs/*.md from docs/results/*.json: `python docs/tables.py`.
 
 A page holds `<!-- KIND: NAME.json -->` ... `<!-- end of KIND -->` with a kind of `KINDS`; what stands between is
-replaced. A house test checks that nothing there was typed in by hand. `<!-- lab -->` does the same for LAB.json.
+replaced. A house test checks that nothing there was typed in by hand. `<!-- lab -->` does the same for LAB.json,
+and `<!-- lab_guess -->` for that of the guessing world.
+`<!-- ablation: NAME.json floor -->` has more columns: floors, entropy and trips of runs that were evaluated on the way.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,17 @@ LAB_ROWS = {
     "bare_verdict": 'hard class, shown its attempt and "Wrong."',
     "foreign": "hard class, shown a directive about another problem",
 }
-LAB_BLOCK = re.compile(r"(<!-- lab -->\n).*?(<!-- end of lab -->)", re.DOTALL)
-BLOCK = re.compile(r"(<!-- (\w+): ([\w.-]+\.json) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+GUESS_COLUMNS = {
+    "accuracy": "right",
+    "well_formed": "in the right form",
+    "abstained": "abstained",
+    "confidence": "mean confidence",
+    "ece": "ECE",
+    "auroc": "AUROC",
+    "pass_at_64": "pass@64",
+}
+LAB_BLOCK = re.compile(r"(<!-- (lab|lab_guess) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (\w+): ([\w.-]+\.json)((?: \w+)*) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 SERVERS = {"llama_cpp": "llama.cpp", "vllm": "vLLM", "transformers_serve": "transformers serve"}
 WIRE = {"in_process": "rules, in process", "noise_0": "rules, over HTTP", "noise_0.3": "rules, over HTTP, 30 % lies"}
 TRUST = {"scalar_grpo": "scalar GRPO, no critic", "smollm2": "both channels, SmolLM2 as the critic"}
@@ -161,6 +173,18 @@ def lab() -> str:
     return "\n".join([*lines, "", f"{built}, built and measured in {facts['wall_s'] / 60:.0f} min (`LAB.json`).", ""])
 
 
+def lab_guess() -> str:
+    """What was measured when the packaged policy of the guessing world was built: exact probabilities."""
+    facts = json.loads((ROOT / "critique_rl" / "lab" / "guess" / "policy" / "LAB.json").read_text(encoding="utf-8"))
+    measured = facts["measured"]
+    lines = [f"| class | {' | '.join(GUESS_COLUMNS.values())} |", "| --- |" + " --- |" * len(GUESS_COLUMNS)]
+    for kind, found in {**measured["by_kind"], "all": measured["all"], "ideal, all": measured["ideal"]}.items():
+        lines.append(f"| {kind} | {' | '.join(_given(found[key], '.3f') for key in GUESS_COLUMNS)} |")
+    built = f"{facts['parameters']:,} parameters, seed {facts['seed']}, {facts['steps']:,} steps"
+    made = f"{built}, {facts['problems_per_n']} held-out problems of each class, built and measured in "
+    return "\n".join([*lines, "", f"{made}{facts['wall_s'] / 60:.0f} min (`LAB.json`).", ""])
+
+
 def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
     from critique_rl.stats.intervals import wilson_interval
 
@@ -183,25 +207,14 @@ def figures(name: str) -> str:
     return "\n".join([*lines, "", f"Made by {made} ([{name}](docs/results/{name})).", ""])
 
 
-def ablation(name: str) -> str:
+def ablation(name: str, *, floors: bool = False) -> str:
     """One row per arm: mean success over seeds with its interval for each class, and what it used; then the claims."""
+    from critique_rl.report.ablation_table import ablation_table
+
     run = _run(name)
-    kinds = list(dict.fromkeys(row["class"] for row in run["table"]))
-    lines = [
-        f"| arm | {' | '.join(kinds)} | steps | tokens | critic tokens |",
-        f"| --- | {' | '.join('---' for _ in kinds)} | --- | --- | --- |",
-    ]
-    for arm in dict.fromkeys(row["arm"] for row in run["table"]):
-        rows = {row["class"]: row for row in run["table"] if row["arm"] == arm}
-        cells = [f"{rows[k]['mean']:.1%} ({rows[k]['low']:.1%} to {rows[k]['high']:.1%})" for k in kinds]
-        used = rows[kinds[0]]
-        counts = [f"{used[key]:,.0f}" for key in ("steps", "generated_tokens", "critic_tokens")]
-        lines.append(f"| {arm} | {' | '.join(cells)} | {' | '.join(counts)} |")
-    verdicts = {True: "holds", False: "**fails**", None: "not measured"}
-    lines += ["", *(f"- {claim['name']}: {verdicts[claim['holds']]}" for claim in run["claims"])]
     made = f"`{run['command']}`, {run['device']}, {run['wall_time_s'] / 60:.0f} min, commit {run['commit']}"
     told = f"Means over seeds {', '.join(map(str, run['seeds']))} with 95 % intervals. Made by {made}"
-    return "\n".join([*lines, "", f"{told} ([{name}](docs/results/{name})).", ""])
+    return "\n".join([ablation_table(run, floors=floors), f"{told} ([{name}](docs/results/{name})).", ""])
 
 
 KINDS: dict[str, Callable[[str], str]] = {
@@ -214,6 +227,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "trust": trust,
     "ablation": ablation,
 }
+OPTIONS: dict[tuple[str, str], Callable[[str], str]] = {("ablation", "floor"): partial(ablation, floors=True)}
 
 
 def render(page: Path) -> str:
@@ -221,12 +235,16 @@ def render(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
-        body = KINDS[match[2]](match[3])
+        kind, name, option = match[2], match[3], match[4].strip()
+        if option and (kind, option) not in OPTIONS:
+            known = ", ".join(f"{kind}: {option}" for kind, option in OPTIONS)
+            raise ValueError(f"{page.name}: {match[1].strip()} has an unknown option {option!r}; known are {known}")
+        body = OPTIONS[kind, option](name) if option else KINDS[kind](name)
         if page.parent.name == "docs":
             body = body.replace("(docs/results/", "(results/")
-        return match[1] + body + match[4]
+        return match[1] + body + match[5]
 
-    text = LAB_BLOCK.sub(lambda match: match[1] + lab() + match[2], text)
+    text = LAB_BLOCK.sub(lambda match: match[1] + (lab if match[2] == "lab" else lab_guess)() + match[3], text)
     return BLOCK.sub(block, text)
 
 

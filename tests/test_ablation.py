@@ -105,8 +105,10 @@ def test_the_table_has_means_and_intervals_over_seeds_and_judges_the_claims(tmp_
     saved = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert saved["rows"][0] == claim
     assert (tmp_path / "out" / "ablation.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert "| both | 100.0% [" in ablation_table(found)
-    assert "holds: both channels are no worse" in ablation_table(found)
+    assert "| both | 100.0% (" in ablation_table(found)
+    assert "both channels are no worse: holds" in ablation_table(found)
+    assert (tmp_path / "out" / "ablation.md").read_text() == ablation_table(found)
+    assert not (tmp_path / "out" / "ablation_curves.png").exists()
     assert len(said) == 4
 
 
@@ -123,7 +125,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path, fake) ->
     assert failed == {"both/seed-1": "no key", "both/seed-2": "no key"}
     assert [r["arm"] for r in cast("list[Tree]", found["runs"])] == ["scalar", "scalar"]
     assert cast("list[Tree]", found["claims"])[0]["holds"] is None
-    assert "not measured: both channels" in ablation_table(found)
+    assert "both channels are no worse: not measured" in ablation_table(found)
 
 
 def test_the_reference_is_always_among_the_arms(tmp_path: Path, fake) -> None:
@@ -140,7 +142,15 @@ def test_the_reference_is_always_among_the_arms(tmp_path: Path, fake) -> None:
         (BUDGET, SPEC + "budget.max_generated_tokens = 700\n", "differs between arms"),
         (BUDGET, SPEC.replace('[ablation]\nreference = "scalar"\njobs = 2', ""), "reference"),
         (BUDGET, SPEC.replace('reference = "scalar"', 'reference = "nobody"'), "no arm 'nobody'"),
-        (BUDGET, SPEC.replace('not_below = ["scalar"]', ""), "exactly one of above and not_below"),
+        (BUDGET, SPEC.replace('not_below = ["scalar"]', ""), "exactly one of above"),
+        (BUDGET, SPEC.replace("not_below", "floor_above = 0.5\nnot_below"), "exactly one of above"),
+        (BUDGET, SPEC.replace('not_below = ["scalar"]', "floor_above = 1.0"), "floor_above"),
+        (BUDGET, SPEC.replace('not_below = ["scalar"]', "floor_above = 0.5"), "is not evaluated on the way"),
+        (
+            BUDGET,
+            SPEC.replace('not_below = ["scalar"]', "floor_above = 0.5") + "evaluation.every = 50\n",
+            "evaluation.every = 50, budget.max_steps = 50",
+        ),
         (BUDGET, SPEC.replace("jobs = 2", "jobs = 0"), "jobs"),
     ],
 )
@@ -157,15 +167,28 @@ def test_a_file_without_the_section_is_refused(tmp_path: Path) -> None:
 
 
 def test_real_runs_in_processes_of_their_own_spend_the_same_and_a_resume_repeats_none(tmp_path: Path) -> None:
-    found, failed = ablate(run_file(tmp_path, seeds=[1]), tmp_path / "out")
+    spec = SPEC.replace('class = "hard"\nnot_below = ["scalar"]', 'class = "easy"\nfloor_above = 0.01')
+    file = run_file(tmp_path, spec=spec, seeds=[1], evaluation={"every": 5})
+    found, failed = ablate(file, tmp_path / "out")
     assert failed == {}
     for run in cast("list[Tree]", found["runs"]):
         spent = cast(int, run["generated_tokens"]) + cast(int, run["critic_completion_tokens"])
         assert run["stopped_because"] == "generated-token budget spent"
         assert spent >= 600
+        evaluated = cast("list[Tree]", cast(Tree, run["course"])["evaluations"])
+        steps = cast(int, run["steps"])
+        assert [e["step"] for e in evaluated] == [*range(0, steps, 5), steps]
+        assert evaluated[-1]["tokens"] == spent
+        assert evaluated[-1]["success"] == {k: e["success"] for k, e in cast("Mapping[str, Tree]", run["end"]).items()}
     both = next(r for r in cast("list[Tree]", found["runs"]) if r["arm"] == "both")
     assert cast(int, both["critic_completion_tokens"]) > 0
+    (claim,) = cast("list[Tree]", found["claims"])
+    easy = next(r for r in cast("list[Tree]", found["table"]) if (r["arm"], r["class"]) == ("both", "easy"))
+    assert claim["value"] == easy["floor"]
+    assert claim["holds"] is (cast(float, easy["floor"]) > 0.01)
+    assert "easy: floor" in (tmp_path / "out" / "ablation.md").read_text()
+    assert (tmp_path / "out" / "ablation_curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     before = (tmp_path / "out" / "both" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns
-    again, _ = ablate(run_file(tmp_path, seeds=[1]), tmp_path / "out", resume=True)
+    again, _ = ablate(file, tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "both" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns == before
     assert again["table"] == found["table"]

@@ -13,7 +13,7 @@ from critique_rl.config.base import Strict
 
 
 class ClaimConfig(Strict):
-    """A statement about one arm that the ablation confirms or refutes, by intervals over all seeds."""
+    """A statement about one arm that the ablation confirms or refutes, by intervals over all seeds or by every seed."""
 
     name: str = Field(min_length=1)
     arm: str
@@ -24,11 +24,18 @@ class ClaimConfig(Strict):
     not_below: tuple[str, ...] = Field(
         default=(), description="arms that it must not be worse than: its interval does not lie below any of theirs"
     )
+    floor_above: float | None = Field(
+        default=None,
+        ge=0.0,
+        lt=1.0,
+        description="what its success must stay above in every seed, at every evaluation after the one at which it "
+        "first reached half of its best; a seed that never succeeds refutes it. It needs evaluation.every",
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if bool(self.above) == bool(self.not_below):
-            raise ValueError("give exactly one of above and not_below, as a list of arms")
+        if bool(self.above) + bool(self.not_below) + (self.floor_above is not None) != 1:
+            raise ValueError("give exactly one of above and not_below, each a list of arms, and floor_above, a number")
         return self
 
 

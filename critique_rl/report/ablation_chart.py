@@ -1,19 +1,22 @@
-"""Draws an ablation: one panel per class of tasks, one line per arm, each mean with its interval.
+"""Draws an ablation, one panel per class of tasks: each arm's mean with its interval, each arm's success over tokens.
 
-Owns: the picture. Must not know: how arms were run or how intervals were made.
+Owns: the two pictures. Must not know: how arms were run or how intervals were made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 _INK, _MUTED, _LINE, _ARM, _REFERENCE = "#1d2330", "#5b6472", "#d7dbe2", "#1f5fbf", "#8a5a00"
+_ARMS = ("#1f5fbf", "#c2410c", "#15803d", "#7e22ce", "#be185d", "#0e7490", "#4d7c0f")
+_DASHES = ("-", "--", "-.", ":")
 
 
 def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:
@@ -46,12 +49,56 @@ def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path
         panel.set_ylim(len(arms) - 0.5, -0.5)
         panel.set_yticks(range(len(arms)), arms)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        panel.tick_params(colors=_MUTED, labelsize=8, length=0)
-        panel.grid(axis="x", color=_LINE, linewidth=0.6)
-        panel.set_axisbelow(True)
-        for side in ("top", "right", "left", "bottom"):
-            panel.spines[side].set_visible(False)
+        _quiet(panel, grid="x")
     for label in axes[0].get_yticklabels():
         label.set_color(_REFERENCE if label.get_text() == reference else _INK)
     figure.supxlabel("held-out success: mean over seeds, interval, and each seed as a tick", fontsize=8, color=_MUTED)
     figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+
+
+def draw_curves(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:
+    """Write a PNG: mean success over seeds at each evaluation, a faint band from the lowest seed to the highest.
+
+    `table` rows hold arm, class and curve (points with tokens, success, lowest, highest); those without a curve are
+    left out. Errors: OSError.
+    """
+    rows = [row for row in table if row.get("curve")]
+    kinds = list(dict.fromkeys(cast(str, row["class"]) for row in rows))
+    arms = list(dict.fromkeys(cast(str, row["arm"]) for row in rows))
+    others = [arm for arm in arms if arm != reference]
+    figure = Figure(figsize=(1.0 + 4.2 * max(1, len(kinds)), 3.4 + 0.18 * len(arms)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, max(1, len(kinds)), sharey=True, squeeze=False)[0]
+    for panel, kind in zip(axes, kinds, strict=False):
+        panel.set_title(kind, fontsize=10, color=_INK, loc="left")
+        for row in (row for row in rows if row["class"] == kind):
+            arm = cast(str, row["arm"])
+            number = others.index(arm) if arm in others else 0
+            colour = _REFERENCE if arm == reference else _ARMS[number % len(_ARMS)]
+            dashes = _DASHES[number // len(_ARMS) % len(_DASHES)]
+            points = cast("Sequence[Mapping[str, float]]", row["curve"])
+            tokens, success, lowest, highest = (
+                [point[key] for point in points] for key in ("tokens", "success", "lowest", "highest")
+            )
+            panel.fill_between(tokens, lowest, highest, color=colour, alpha=0.12, linewidth=0)
+            panel.plot(tokens, success, dashes, color=colour, linewidth=1.6, label=arm)
+        panel.set_ylim(-0.02, 1.02)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _quiet(panel, grid="y")
+    named: dict[str, object] = {}
+    for panel in axes:
+        named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend([named[arm] for arm in arms], arms, loc="outside upper center", ncols=4, fontsize=8, frameon=False)  # pyright: ignore
+    figure.supxlabel(
+        "tokens spent, the critic's included: mean over seeds, from the lowest to the highest", fontsize=8, color=_MUTED
+    )
+    figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+
+
+def _quiet(panel: Axes, *, grid: Literal["x", "y"]) -> None:
+    panel.tick_params(colors=_MUTED, labelsize=8, length=0)
+    panel.grid(axis=grid, color=_LINE, linewidth=0.6)
+    panel.set_axisbelow(True)
+    for side in ("top", "right", "left", "bottom"):
+        panel.spines[side].set_visible(False)

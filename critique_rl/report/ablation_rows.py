@@ -1,0 +1,113 @@
+"""The figures of an ablation: for each arm and class the mean over seeds with its interval, and the claims judged.
+
+Owns: the keys of a row and when a claim holds. Must not know: how arms were run, what the figures look like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from critique_rl.config.ablation import ClaimConfig
+from critique_rl.report.course import Course, curve_of, floor_of
+from critique_rl.stats.intervals import seeds_interval
+
+Json = dict[str, object]
+Courses = Mapping[tuple[object, object], Course]
+"""By arm and seed, of the runs that were evaluated on the way."""
+
+
+def rows_of(arm: str, runs: Sequence[Json], courses: Courses) -> list[Json]:
+    """One row per class of tasks: mean over seeds with its interval, what the arm used, per seed on average, and how it
+    fared on the way if every seed was evaluated there."""
+    followed = [courses[arm, run["seed"]] for run in runs if (arm, run["seed"]) in courses]
+    kinds = list(dict.fromkeys(kind for run in runs for kind in cast("Mapping[str, Json]", run["end"])))
+    rows: list[Json] = []
+    for kind in kinds:
+        ends = [cast("Mapping[str, Json]", run["end"])[kind] for run in runs]
+        successes = [cast(int, end["successes"]) for end in ends]
+        trials = [cast(int, end["trials"]) for end in ends]
+        rates = [s / n for s, n in zip(successes, trials, strict=True)]
+        low, high = seeds_interval(successes, trials)
+        rows.append(
+            {
+                "arm": arm,
+                "class": kind,
+                "mean": sum(rates) / len(rates),
+                "low": low,
+                "high": high,
+                "seeds": [run["seed"] for run in runs],
+                "rates": rates,
+                "trials": trials,
+                "steps": _mean(runs, "steps"),
+                "generated_tokens": _mean(runs, "generated_tokens"),
+                "critic_tokens": _mean(runs, "critic_completion_tokens"),
+                "critic_calls": _mean(runs, "critic_calls"),
+                "train_wall_s": _mean(runs, "train_wall_s"),
+                **(_on_the_way(followed, kind) if len(followed) == len(runs) else {}),
+            }
+        )
+    return rows
+
+
+def _on_the_way(courses: Sequence[Course], kind: str) -> Json:
+    """The curve of a class over seeds, each seed's floor and the lowest (None where one has none), the trip wires."""
+    found = [floor_of(course.evaluations, kind) for course in courses]
+    floors = [floor.success for floor in found if floor.success is not None]
+    lows = [course.lowest_entropy for course in courses if course.lowest_entropy is not None]
+    highs = [course.highest_entropy for course in courses if course.highest_entropy is not None]
+    trips = [course.trips for course in courses if course.trips is not None]
+    names = dict.fromkeys(name for course in courses for name in course.wires)
+    return {
+        "curve": [point._asdict() for point in curve_of(courses, kind)],
+        "broken_steps": [floor.broken_step for floor in found],
+        "floors": [floor.success for floor in found],
+        "floor": min(floors) if len(floors) == len(found) else None,
+        "lowest_entropy": min(lows, default=None),
+        "highest_entropy": max(highs, default=None),
+        "trips": sum(trips) if trips else None,
+        "wires": {name: max(course.wires.get(name, 0.0) for course in courses) for name in names},
+    }
+
+
+def _mean(runs: Sequence[Json], key: str) -> float:
+    return sum(float(cast(float, run[key])) for run in runs) / len(runs)
+
+
+def judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
+    """A claim with the worst margin between intervals (positive: it holds), or None where an arm is missing."""
+    rows = {cast(str, r["arm"]): r for r in table if r["class"] == claim.kind}
+    if claim.floor_above is not None:
+        return _judged_floor(claim, claim.floor_above, rows.get(claim.arm, {}))
+    others = claim.above or claim.not_below
+    entry: Json = {
+        "name": claim.name,
+        "value": None,
+        "unit": "margin between intervals",
+        "target": "> 0",
+        "holds": None,
+    }
+    if any(arm not in rows for arm in (claim.arm, *others)):
+        return entry
+    own = rows[claim.arm]
+    ends = ("low", "high") if claim.above else ("high", "low")
+    margins = [float(cast(float, own[ends[0]])) - float(cast(float, rows[other][ends[1]])) for other in others]
+    holds = min(margins) > 0 if claim.above else min(margins) >= 0
+    return {**entry, "value": min(margins), "target": "> 0" if claim.above else ">= 0", "holds": holds}
+
+
+def _judged_floor(claim: ClaimConfig, bound: float, row: Json) -> Json:
+    """A claim with the lowest floor of any seed. It fails if a seed never broke its plateau, and is not measured (None)
+    if one was not evaluated after that."""
+    floors = cast("Sequence[float | None]", row.get("floors", []))
+    measured = [floor for floor in floors if floor is not None]
+    unbroken = None in cast("Sequence[int | None]", row.get("broken_steps", []))
+    fails = unbroken or any(floor <= bound for floor in measured)
+    known = bool(floors) and len(measured) == len(floors)
+    return {
+        "name": claim.name,
+        "value": min(measured, default=None),
+        "unit": "lowest held-out success of a seed after its plateau was broken",
+        "target": f"> {bound:g}",
+        "holds": False if fails else (True if known else None),
+    }

@@ -1,0 +1,69 @@
+"""The result of an ablation as a Markdown table, for `ablation.md`, the terminal and the docs alike.
+
+Owns: its columns and its words. Must not know: how arms were run or how intervals were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+Json = Mapping[str, object]
+_VERDICTS = {True: "holds", False: "**fails**", None: "not measured"}
+FLOOR_CAPTION = (
+    "A floor is the lowest held-out success of any seed at an evaluation after the one at which that seed's success "
+    "first reached half of its best in this class; a dash: some seed never succeeded, or was not evaluated after it. "
+    "Entropy is the lowest and the highest of any step (nats per token); trips are those of all wires and seeds."
+)
+
+
+def ablation_table(result: Json, *, floors: bool | None = None) -> str:
+    """Arms by classes with their intervals and what they used, and the claims below.
+
+    `floors`: with the lowest success after a plateau was broken, entropy and trips, which a result holds if its runs
+    were evaluated on the way (None: if it does). Errors: ValueError if they are asked for and not there.
+    """
+    table = cast("Sequence[Json]", result["table"])
+    kinds = list(dict.fromkeys(cast(str, row["class"]) for row in table))
+    floors = has_floors(result) if floors is None else floors
+    if floors and not has_floors(result):
+        raise ValueError(
+            "the result has no floors: its runs were not evaluated on the way; set evaluation.every and run it anew"
+        )
+    heads = ["arm", *kinds]
+    if floors:
+        heads += [*(f"{kind}: floor" for kind in kinds), "entropy", "trips"]
+    heads += ["steps", "tokens", "critic tokens"]
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
+    for arm in dict.fromkeys(cast(str, row["arm"]) for row in table):
+        rows = {cast(str, row["class"]): row for row in table if row["arm"] == arm}
+        used = next(iter(rows.values()))
+        cells = [_interval(rows[kind]) if kind in rows else "" for kind in kinds]
+        if floors:
+            cells += [*(_percent(rows.get(kind, {}).get("floor")) for kind in kinds), *_wires(used)]
+        counts = [f"{cast(float, used[key]):,.0f}" for key in ("steps", "generated_tokens", "critic_tokens")]
+        lines.append(f"| {' | '.join([arm, *cells, *counts])} |")
+    claims = cast("Sequence[Json]", result["claims"])
+    lines += ["", *(f"- {claim['name']}: {_VERDICTS[cast('bool | None', claim['holds'])]}" for claim in claims)]
+    lines += ["", FLOOR_CAPTION] if floors else []
+    return "\n".join(lines) + "\n"
+
+
+def has_floors(result: Json) -> bool:
+    """Whether any run was evaluated on the way."""
+    return any("floor" in row for row in cast("Sequence[Json]", result["table"]))
+
+
+def _interval(row: Json) -> str:
+    mean, low, high = (_percent(row[key]) for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def _percent(value: object) -> str:
+    return "-" if value is None else f"{cast(float, value):.1%}"
+
+
+def _wires(row: Json) -> list[str]:
+    low, high, trips = (row.get(key) for key in ("lowest_entropy", "highest_entropy", "trips"))
+    entropy = "-" if low is None or high is None else f"{cast(float, low):.2f} to {cast(float, high):.2f}"
+    return [entropy, "-" if trips is None else str(trips)]

@@ -1,0 +1,96 @@
+"""The rows of an ablation and its claims by hand: means over seeds, floors of seeds, and when a claim holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from critique_rl.config.ablation import ClaimConfig
+from critique_rl.report.ablation_rows import judged, rows_of
+from critique_rl.report.course import Course, Evaluation
+
+Json = dict[str, object]
+USED = {"generated_tokens": 600, "critic_completion_tokens": 40, "critic_calls": 4, "train_wall_s": 1.0}
+
+
+def run(seed: int, successes: int) -> Json:
+    return {
+        "arm": "both",
+        "seed": seed,
+        "steps": 10 * seed,
+        "end": {"hard": {"successes": successes, "trials": 10}},
+        **USED,
+    }
+
+
+def course(success: Sequence[float], *, trips: int | None = None, low: float | None = None) -> Course:
+    return Course(
+        evaluations=tuple(Evaluation(i, 100 * i, {"hard": rate}) for i, rate in enumerate(success)),
+        lowest_entropy=low,
+        highest_entropy=None if low is None else low + 1,
+        wires={"success": 0.5} if trips else {},
+        trips=trips,
+        trip_messages=(),
+    )
+
+
+def claim(bound: float = 0.5, *, arm: str = "both") -> ClaimConfig:
+    return ClaimConfig.model_validate({"name": "c", "arm": arm, "class": "hard", "floor_above": bound})
+
+
+def floors(*seeds: Sequence[float]) -> list[Json]:
+    runs = [run(seed, 5) for seed in range(1, len(seeds) + 1)]
+    courses: dict[tuple[object, object], Course] = {("both", i): course(s) for i, s in enumerate(seeds, start=1)}
+    return rows_of("both", runs, courses)
+
+
+def test_a_row_by_hand() -> None:
+    (row,) = rows_of("both", [run(1, 4), run(2, 6)], {})
+    # (4/10 + 6/10) / 2 and (10 + 20) / 2
+    assert (row["mean"], row["rates"], row["steps"], row["seeds"]) == (0.5, [0.4, 0.6], 15.0, [1, 2])
+    assert (row["generated_tokens"], row["critic_tokens"]) == (600.0, 40.0)
+    assert "floor" not in row and "curve" not in row
+
+
+def test_a_row_of_watched_runs_has_curve_floors_and_wires() -> None:
+    courses: dict[tuple[object, object], Course] = {
+        ("both", 1): course([0.0, 0.8, 0.6], trips=1, low=0.2),
+        ("both", 2): course([0.0, 1.0, 0.9], trips=2, low=0.1),
+    }
+    (row,) = rows_of("both", [run(1, 6), run(2, 9)], courses)
+    assert (row["broken_steps"], row["floors"], row["floor"]) == ([1, 1], [0.6, 0.9], 0.6)
+    assert (row["lowest_entropy"], row["highest_entropy"], row["trips"]) == (0.1, 1.2, 3)
+    assert row["wires"] == {"success": 0.5}
+    curve = row["curve"]
+    assert isinstance(curve, list)
+    assert curve[1] == {"step": 1, "tokens": 100.0, "success": 0.9, "lowest": 0.8, "highest": 1.0}
+
+
+def test_an_arm_of_which_one_seed_was_not_watched_has_no_floors() -> None:
+    (row,) = rows_of("both", [run(1, 4), run(2, 6)], {("both", 1): course([0.0, 1.0, 1.0])})
+    assert "floor" not in row
+    assert judged(claim(), [row])["holds"] is None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "value", "holds"),
+    [
+        (([0.0, 0.9, 0.8], [0.0, 1.0, 0.7]), 0.7, True),
+        (([0.0, 0.9, 0.8], [0.0, 1.0, 0.5]), 0.5, False),  # at the bound is not above it
+        (([0.0, 0.9, 0.8], [0.0, 1.0, 0.1, 1.0]), 0.1, False),  # recovered, but it fell
+        (([0.0, 0.9, 0.8], [0.0, 0.0, 0.0]), 0.8, False),  # one seed never broke the plateau
+        (([0.0, 0.0, 0.0],), None, False),
+        (([0.0, 0.9, 0.8], [0.0, 0.0, 0.7]), 0.8, None),  # one seed broke it at its last evaluation
+        (([0.0, 0.9, 0.2], [0.0, 0.0, 0.7]), 0.2, False),  # which cannot save a claim that another refutes
+    ],
+)
+def test_a_floor_is_judged_in_every_seed(seeds: Sequence[Sequence[float]], value: float, holds: bool | None) -> None:
+    found = judged(claim(), floors(*seeds))
+    assert (found["value"], found["holds"], found["target"]) == (value, holds, "> 0.5")
+    if len(seeds) == 2 and holds is None:
+        assert floors(*seeds)[0]["floor"] is None
+
+
+def test_a_floor_of_an_arm_that_did_not_run_is_not_measured() -> None:
+    assert judged(claim(arm="nobody"), floors([0.0, 1.0, 1.0]))["holds"] is None
