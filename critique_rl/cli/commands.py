@@ -71,6 +71,10 @@ def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
         from critique_rl.cli import rescue_commands
 
         return rescue_commands.handle(known, pairs)
+    if verb in {"calibrate", "decide"}:
+        from critique_rl.cli import decide_commands
+
+        return decide_commands.handle(known)
     if verb == "prompts":
         return _prompts(cast("str | None", known.name))
     if verb == "report":
@@ -163,13 +167,15 @@ def _serve_lab(known: argparse.Namespace) -> int:
 
 def _build_lab(known: argparse.Namespace) -> int:
     from critique_rl.lab.build import build_policy
+    from critique_rl.lab.guess.build import build_guess_policy
 
     def say(step: int, steps: int, loss: float) -> None:
         if step % 50 == 0 or step == steps:
             print(f"step {step} of {steps}, loss {loss:.3f}", file=sys.stderr)
 
     options = {"steps": int(known.steps)} if known.steps else {}
-    build_policy(Path(known.output), seed=int(known.seed), progress=say, **options)
+    build = build_guess_policy if known.world == "guess" else build_policy
+    build(Path(known.output), seed=int(known.seed), progress=say, **options)
     print((Path(known.output) / "LAB.json").read_text(encoding="utf-8"), end="")
     return 0
 

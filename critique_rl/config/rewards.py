@@ -28,8 +28,28 @@ def _has_one_group(pattern: str) -> str:
     return pattern
 
 
+TAGGED = (
+    r"\A(?:(?!<confidence>)[\s\S])*"
+    r"<answer>(?P<answer>(?:(?!</?answer>|<confidence>)[\s\S])*)</answer>"
+    r"(?P<block>(?:(?!<answer>|<confidence>)[\s\S])*<confidence>(?P<confidence>[^<]*)</confidence>)\s*\Z"
+)
+"""The last <answer>, anything, the text's only <confidence>, and nothing more; what follows the answer is the block."""
+TAGGED_FORM = "<answer>...</answer> <confidence>0.5</confidence>"
+
+
+def _has_answer_and_confidence(pattern: str) -> str:
+    names = set(re.compile(pattern).groupindex)
+    if not {"answer", "confidence"} <= names <= {"answer", "confidence", "block"}:
+        raise ValueError(
+            f"has the named groups {sorted(names)}; wanted (?P<answer>...) and (?P<confidence>...), and no other than "
+            "(?P<block>...) round all that belongs to the confidence"
+        )
+    return pattern
+
+
 FORM = 'what the pattern looks like to a reader, such as "[[...]]"; for critics and reports'
 Pattern = Annotated[str, AfterValidator(_compiles)]
+ConfidencePattern = Annotated[str, AfterValidator(_compiles), AfterValidator(_has_answer_and_confidence)]
 AnswerPattern = Annotated[str, AfterValidator(_compiles), AfterValidator(_has_one_group)]
 
 
@@ -78,7 +98,53 @@ class ReasoningGymRewardConfig(_ReadsAnAnswer):
     kind: Literal["reasoning_gym"]
 
 
+AnswerRewardConfig = Annotated[
+    ExactRewardConfig | MathVerifyRewardConfig | ReasoningGymRewardConfig, Field(discriminator="kind")
+]
+
+
+class ConfidenceRewardConfig(Strict):
+    """The reward of `answer`, and as objective "confidence" a proper score of the stated one (arXiv 2507.16806)."""
+
+    kind: Literal["with_confidence"]
+    answer: AnswerRewardConfig = Field(
+        default=ExactRewardConfig(kind="exact"), description="judge of the text inside the pattern's answer group"
+    )
+    pattern: ConfidencePattern = Field(
+        default=TAGGED,
+        description="regular expression with groups named answer and confidence (last match), and maybe block round "
+        "all that belongs to the confidence; a text that it does not match is unparsed and earns 0 in both",
+    )
+    form: str = Field(default=TAGGED_FORM, description=FORM)
+    divide_by: float = Field(
+        default=1.0, gt=0.0, description="what the number stated is divided by; 10 for a digit of tenths"
+    )
+    lenient: bool = Field(
+        default=False,
+        description="also read 95%, 95 and the first number of a phrase; for a verifier of held-out tasks only: "
+        "training on it lets the form decay",
+    )
+    rule: Literal["brier", "spherical", "clipped_log"] = Field(
+        default="brier", description="proper scoring rule, brought to [0, 1]; the unbounded log is not on offer"
+    )
+    eps: float | None = Field(
+        default=None, gt=0.0, lt=0.5, description="with rule clipped_log only: confidences are held to [eps, 1 - eps]"
+    )
+
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> ConfidenceRewardConfig:
+        own = self.pattern != TAGGED or getattr(self.answer, "pattern", None) is not None
+        if own and "form" not in self.model_fields_set:
+            raise ValueError("a pattern, here or in answer, needs form: a text that it reads, with ... for the answer")
+        if self.lenient and self.divide_by != 1.0:
+            raise ValueError(f"lenient = true with divide_by = {self.divide_by:g} is ambiguous; set only one of them")
+        if (self.eps is not None) != (self.rule == "clipped_log"):
+            raise ValueError(f"eps = {self.eps} with rule = {self.rule!r}; clipped_log needs it, others do not use it")
+        return self
+
+
+# The one that holds another comes first, so that the list of all keys has those of its `answer` too.
 RewardConfig = Annotated[
-    ExactRewardConfig | MathVerifyRewardConfig | FormatRewardConfig | ReasoningGymRewardConfig,
+    ConfidenceRewardConfig | ExactRewardConfig | MathVerifyRewardConfig | FormatRewardConfig | ReasoningGymRewardConfig,
     Field(discriminator="kind"),
 ]

@@ -6,6 +6,7 @@ A rollout needs id, question (or messages) and attempt; feedback needs critic, a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from critique_rl.types import CriticRequest, Critique, Message, Score, ScoreStat
 ROLLOUT_KEYS = (
     *("id", "task_id", "question", "messages", "answer", "verifier", "kind", "metadata", "attempt"),
     *("reward", "status", "extracted", "detail", "finished", "policy", "policy_version", "temperature"),
-    *("prompt_ids", "completion_ids", "behaviour_logprobs"),
+    *("prompt_ids", "completion_ids", "behaviour_logprobs", "objectives", "confidence", "confidence_start"),
 )
 ROW_KEYS = (*ROLLOUT_KEYS, "feedback")
 UNVERIFIED = Score(reward=0.0, status=ScoreStatus.ERROR)
@@ -117,7 +118,10 @@ def rollout_to_json(row: RolloutRow) -> dict[str, object]:
     verified: dict[str, object] = {}
     if score is not None:
         verified = {"reward": score.reward, "status": score.status.value}
-        verified |= without_defaults({"extracted": score.extracted, "detail": score.detail}, (None, ""))
+        told: dict[str, object] = {"extracted": score.extracted, "detail": score.detail}
+        told |= {"objectives": dict(score.objectives), "confidence": score.confidence}
+        told |= {"confidence_start": score.confidence_start}
+        verified |= without_defaults(told, (None, "", {}))
     optional: dict[str, object] = {
         "answer": task.answer,
         "verifier": "" if task.verifier == "exact" else task.verifier,
@@ -209,12 +213,29 @@ def _turn(value: Mapping[str, object], path: str, where: str) -> Message:
 
 def _score(fields: Fields) -> Score | None:
     if "reward" not in fields:
-        stray = next((key for key in ("status", "extracted", "detail") if key in fields), None)
+        told = ("status", "extracted", "detail", "objectives", "confidence", "confidence_start")
+        stray = next((key for key in told if key in fields), None)
         return None if stray is None else fields.refuse("reward", f"a number from 0 to 1, because the row has {stray}")
     status = fields.one_of("status", [status.value for status in ScoreStatus], ScoreStatus.OK.value)
+    if "confidence_start" in fields and "confidence" not in fields:
+        fields.refuse("confidence", "a number from 0 to 1, because the row has confidence_start")
     return Score(
         reward=fields.number("reward", high=1.0),
         status=ScoreStatus(status),
         extracted=fields.optional_text("extracted"),
         detail=fields.text("detail", ""),
+        objectives=_objectives(fields),
+        confidence=fields.optional_number("confidence", high=1.0),
+        confidence_start=fields.optional_integer("confidence_start"),
     )
+
+
+def _objectives(fields: Fields) -> dict[str, float]:
+    """An object of finite numbers; null entries, which tables make of missing ones, are left out."""
+    named = {name: item for name, item in fields.object("objectives").items() if item is not None}
+    found: dict[str, float] = {}
+    for name, item in named.items():
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or not abs(item) <= sys.float_info.max:
+            fields.refuse("objectives", "an object of finite numbers")
+        found[name] = float(item)
+    return found

@@ -1,12 +1,13 @@
-"""Sample a group of rollouts per task and have each verified."""
+"""Sample a group of rollouts per task, have each verified, and find the token where a stated confidence begins."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from critique_rl.config.run import RolloutConfig
 from critique_rl.protocols import Policy, Reward, RolloutEngine
-from critique_rl.types import Completion, Group, Rollout, Task, TokenIds
+from critique_rl.types import Completion, Group, Rollout, Score, Task, TokenIds
 
 
 def collect(
@@ -39,7 +40,8 @@ def collect(
             as_rollout(f"{step}/{task.id}/{i}", task, prompts[t], done[t][i], policy.version) for i in range(size)
         )
         scores = tuple(reward.score(task, rollout.text) for rollout in rollouts)
-        groups[t] = Group(task=task, rollouts=rollouts, scores=scores)
+        starts = confidence_tokens(rollouts, scores, decode=policy.decode)
+        groups[t] = Group(task=task, rollouts=rollouts, scores=scores, confidence_tokens=starts)
         if on_group is not None:
             on_group(t, groups[t])
 
@@ -67,3 +69,36 @@ def as_rollout(
         finished=completion.finished,
         policy_version=policy_version,
     )
+
+
+def confidence_tokens(
+    rollouts: Sequence[Rollout], scores: Sequence[Score], *, decode: Callable[[Sequence[int]], str]
+) -> dict[str, int]:
+    """Per rollout whose score says where its stated confidence begins: the first token that reaches into it, from 0.
+
+    A token that holds the last character before it and the first one of it belongs to the confidence, and so does one
+    that holds only some bytes of its first character (exact for byte-level BPE; where single bytes stand on both sides
+    of the border of a byte-fallback tokenizer, it may come out later). A rollout whose ids do not decode to its text
+    has no entry.
+    """
+    found: dict[str, int] = {}
+    for rollout, score in zip(rollouts, scores, strict=True):
+        if score.confidence_start is not None:
+            token = _first_token_past(rollout, score.confidence_start, decode)
+            if token is not None:
+                found[rollout.id] = token
+    return found
+
+
+def _first_token_past(rollout: Rollout, start: int, decode: Callable[[Sequence[int]], str]) -> int | None:
+    before = rollout.text[:start]
+
+    def reaches(count: int) -> bool:
+        # Lengths alone mislead: while a character lacks bytes, one to three replacement marks stand in its place.
+        text = decode(rollout.completion_ids[:count])
+        return len(text) > start and text.startswith(before)
+
+    count = len(rollout.completion_ids)
+    if not reaches(count):
+        return None
+    return bisect_left(range(count + 1), True, key=reaches) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -92,6 +93,29 @@ def test_a_rollout_survives_the_round_trip(row: RolloutRow) -> None:
     assert rollout_from_json(json_object(text.encode(), "x"), where="x") == row
 
 
+@pytest.mark.parametrize(
+    "score",
+    [
+        Score(reward=1.0, objectives={"confidence": 0.99, "length": -2.5}, confidence=0.9, confidence_start=19),
+        Score(reward=0.0, confidence=0.0, confidence_start=0),
+        Score(reward=0.0, status=ScoreStatus.UNPARSED, objectives={"confidence": 0.0}),
+        Score(reward=0.0, status=ScoreStatus.ERROR, confidence=0.5),
+    ],
+)
+def test_objectives_and_confidences_survive_the_round_trip(score: Score, tmp_path: Path) -> None:
+    told = rollout_to_json(replace(FULL, score=score))
+    again = rollout_from_json(json_object(json.dumps(told, allow_nan=False).encode(), "x"), where="x")
+    assert again == replace(FULL, score=score)
+    # A table has all keys in all rows, and null where one has nothing.
+    other = rollout_to_json(replace(FULL, id="r2", score=Score(reward=0.5, objectives={"other": 1.0})))
+    table = [{key: row.get(key) for key in told | other} for row in (told, other)]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "rows.parquet")
+    first, second = read_rollouts(str(tmp_path / "rows.parquet"))
+    assert first.score == score
+    assert second.score is not None
+    assert (dict(second.score.objectives), second.score.confidence) == ({"other": 1.0}, None)
+
+
 @pytest.mark.parametrize("outcome", list(CriticOutcome))
 def test_feedback_survives_the_round_trip(outcome: CriticOutcome) -> None:
     bare = Critique(rollout_id="r1", critic="c", outcome=outcome, reason="why")
@@ -136,6 +160,18 @@ def test_an_unverified_attempt_contradicts_no_verdict_and_shows_no_answer_unaske
         ({"reward": True}, "reward is true"),
         ({"reward": float("nan")}, "reward is NaN"),
         ({"status": "ok"}, "because the row has status"),
+        ({"confidence": 0.5}, "because the row has confidence"),
+        ({"objectives": {}}, "because the row has objectives"),
+        ({"reward": 1, "confidence": 1.5}, "confidence is 1.5; wanted a number from 0 to 1"),
+        ({"reward": 1, "confidence": "95%"}, 'confidence is "95%"; wanted'),
+        ({"reward": 1, "confidence": float("nan")}, "confidence is NaN; wanted"),
+        ({"reward": 1, "confidence": 0.5, "confidence_start": -1}, "confidence_start is -1; wanted"),
+        ({"reward": 1, "confidence_start": 3}, "because the row has confidence_start"),
+        ({"reward": 1, "objectives": [0.5]}, "objectives is [0.5]; wanted an object"),
+        ({"reward": 1, "objectives": {"a": "b"}}, "wanted an object of finite numbers"),
+        ({"reward": 1, "objectives": {"a": True}}, "wanted an object of finite numbers"),
+        ({"reward": 1, "objectives": {"a": float("inf")}}, "wanted an object of finite numbers"),
+        ({"reward": 1, "objectives": {"a": 10**400}}, "wanted an object of finite numbers"),
         ({"reward": 1, "status": "fine"}, "one of ok, unparsed, error"),
         ({"finished": 1}, "finished is 1; wanted true or false"),
         ({"policy_version": -1}, "policy_version is -1"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.collect import collect
-from critique_rl.types import Completion, ScoreStatus, TokenIds
+from critique_rl.types import Completion, Score, ScoreStatus, Task, TokenIds
 from tests.loop.fakes import END, CharPolicy, ExactReward, encode, engine, task
 
 
@@ -94,3 +94,30 @@ def test_a_group_is_told_of_as_soon_as_it_is_whole() -> None:
     )
     # the second task's group is whole with its rollouts 3 and 2, before rollout 1 is there
     assert heard == [(-1, ["3"]), (-1, ["0"]), (1, ["C", "D"]), (-1, ["2"]), (0, ["A", "B"]), (-1, ["1"])]
+
+
+class Doubtful:
+    """The last character is a confidence in tenths, what stands before it the answer; unparsed without a digit."""
+
+    def score(self, task: Task, text: str) -> Score:
+        if not text[-1:].isdigit():
+            return Score(reward=0.0, status=ScoreStatus.UNPARSED, objectives={"confidence": 0.0})
+        return Score(
+            reward=float(text[:-1] == task.answer), confidence=int(text[-1]) / 10, confidence_start=len(text) - 1
+        )
+
+
+def test_a_group_knows_the_token_of_each_confidence_that_was_stated() -> None:
+    (found,) = collect(
+        [task(answer="no")],
+        policy=CharPolicy(),
+        engine=engine("no9", "no", "9", "maybe1"),
+        reward=Doubtful(),
+        config=RolloutConfig(group_size=4, max_tokens=9),
+        step=2,
+        seed=0,
+    )
+    # One token a character and an end token, which decodes to nothing.
+    assert [r.id for r in found.rollouts] == ["2/t/0", "2/t/1", "2/t/2", "2/t/3"]
+    assert found.confidence_tokens == {"2/t/0": 2, "2/t/2": 0, "2/t/3": 5}
+    assert [s.reward for s in found.scores] == [1.0, 0.0, 0.0, 0.0]

@@ -1,0 +1,1 @@
+"""Decisions after training: calibrate stated confidences, then answer or abstain for any price of a mistake."""
