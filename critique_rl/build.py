@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import assert_never
 
 from critique_rl.algorithms.by_name import build_algorithm
+from critique_rl.algorithms.objectives import Combiner
 from critique_rl.algorithms.paced import Paces
 from critique_rl.algorithms.predicted_critiques import PredictedCritiques
 from critique_rl.build_critic import build_critic
@@ -25,17 +26,20 @@ from critique_rl.critics.policy_critic import Ask, AskOptions, PolicyAnswer
 from critique_rl.errors import ConfigError, CriticError
 from critique_rl.feedback.rows import read_feedback
 from critique_rl.feedback.screen import screened
+from critique_rl.lab.guess.tasks import GuessTasks
 from critique_rl.lab.tasks import LabTasks
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.recall import FeedbackGroups
 from critique_rl.policy.crew import Crew
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.protocols import Reward, RolloutEngine, TaskSource, Tracker
+from critique_rl.protocols import Policy, Reward, RolloutEngine, TaskSource, Tracker
 from critique_rl.rewards.by_name import VerifierRouter
+from critique_rl.rewards.confidence import ConfidenceReward
 from critique_rl.rewards.exact import ExactReward
 from critique_rl.rewards.format_reward import FormatReward
 from critique_rl.rewards.math_verify_reward import MathVerifyReward
+from critique_rl.rewards.objectives import ObjectiveReader
 from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
 from critique_rl.schedule.anneal import Schedule
 from critique_rl.schedule.plateau import PlateauTracker
@@ -56,14 +60,17 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
     the first token is generated.
     """
     paces = build_paces(config) if "critic" in config.reads else None
-    algorithm = build_algorithm(config.algorithm, config.refinement, config.distillation, paces, config.loss.normalizer)
+    reward = build_reward(config)
+    combiner = build_combiner(config, reward)
+    algorithm = build_algorithm(
+        config.algorithm, config.refinement, config.distillation, paces, config.loss.normalizer, combiner
+    )
     refine_template = load_prompt(config.refinement.prompt) if "refinement" in algorithm.needs else None
     teacher_template = load_prompt(config.distillation.prompt) if "teacher" in algorithm.needs else None
     for template in (refine_template, teacher_template):
         if template is not None:
             template.check_available(("question", "attempt", "directive"))
     tasks = build_tasks(config.tasks)
-    reward = build_reward(config)
     reward.check([*tasks.held_out(), *tasks.batch(0, config.rollout.prompts_per_step, seed=config.seed)])
     made: list[Sampler] = []
     critic = None
@@ -74,18 +81,6 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
     closing: list[Callable[[], None]] = []
     made.append(build_sampler(config, closing=closing, crew=crew))
     policy, engine = made[0]
-    feedback = None
-    if config.feedback is not None:
-        feedback = FeedbackGroups(
-            [screened(row) for row in read_feedback(Path(config.feedback.path))],
-            policy=policy,
-            reward=reward,
-            config=config.feedback,
-            model=config.policy.model,
-            max_tokens=config.rollout.max_tokens,
-            seed=config.seed,
-        )
-    judged = critic is not None and "refinement" in algorithm.needs and config.trust.trials > 0
     return Parts(
         tasks=tasks,
         policy=policy,
@@ -97,10 +92,11 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         algorithm=algorithm,
         tracker=tracker,
         critic=critic,
-        feedback=feedback,
-        trust=CriticTrust(config.trust) if judged else None,
+        feedback=_recorded(config, policy, reward),
+        trust=build_trust(config, refines="refinement" in algorithm.needs) if critic is not None else None,
         teacher_gate=build_teacher_gate(config),
         paces=paces,
+        objectives=combiner,
         replay=build_replay(config),
         predictor=build_predictor(config),
         guards=TripWires(config.guards) if "guards" in config.reads and config.feedback is None else None,
@@ -113,6 +109,26 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
     )
 
 
+def _recorded(config: RunConfig, policy: Policy, reward: Reward) -> FeedbackGroups | None:
+    if config.feedback is None:
+        return None
+    return FeedbackGroups(
+        [screened(row) for row in read_feedback(Path(config.feedback.path))],
+        policy=policy,
+        reward=reward,
+        config=config.feedback,
+        model=config.policy.model,
+        max_tokens=config.rollout.max_tokens,
+        seed=config.seed,
+    )
+
+
+def build_trust(config: RunConfig, *, refines: bool) -> CriticTrust | None:
+    """What judges a critic that is asked: by its rescues, or by its scores where these are an objective."""
+    scored = config.objectives is not None and config.objectives.reads_critic
+    return CriticTrust(config.trust) if scored or (refines and config.trust.trials > 0) else None
+
+
 def build_paces(config: RunConfig) -> Paces:
     """What the two directive channels weigh as the run goes on."""
     steps = config.budget.max_steps
@@ -122,6 +138,13 @@ def build_paces(config: RunConfig) -> Paces:
             "imitate": Schedule(config.refinement.schedule, total_steps=steps),
         }
     )
+
+
+def build_combiner(config: RunConfig, reward: Reward) -> Combiner | None:
+    """What makes one advantage of several objectives, if the run has them. Errors: ConfigError."""
+    if config.objectives is None:
+        return None
+    return Combiner(config.objectives, ObjectiveReader(config.objectives, reward))
 
 
 def build_replay(config: RunConfig) -> Replay | None:
@@ -171,6 +194,8 @@ def build_tasks(config: sources.TasksConfig) -> TaskSource:
     match config:
         case sources.LabTasksConfig():
             return LabTasks(**config.model_dump(exclude={"kind"}))
+        case sources.GuessTasksConfig():
+            return GuessTasks(**config.model_dump(exclude={"kind"}))
         case sources.JsonlTasksConfig():
             return JsonlTasks(
                 config.path,
@@ -217,6 +242,8 @@ def _judge(config: judges.RewardConfig) -> Reward:
             return FormatReward(pattern=config.pattern, form=config.form)
         case judges.ReasoningGymRewardConfig():
             return ReasoningGymReward(pattern=config.pattern, form=config.form)
+        case judges.ConfidenceRewardConfig():
+            return ConfidenceReward(answer=_judge(config.answer), **config.model_dump(exclude={"kind", "answer"}))
         case _:
             assert_never(config)
 

@@ -23,6 +23,7 @@ from critique_rl.engines.sync import write_checkpoint
 from critique_rl.engines.vllm_server import vllm_engine
 from critique_rl.engines.vllm_teacher import VllmTeacher, vllm_teacher
 from critique_rl.errors import ConfigError
+from critique_rl.lab.guess.packaged import guess_policy_dir
 from critique_rl.lab.packaged import policy_dir
 from critique_rl.policy.crew import Crew, join_crew
 from critique_rl.policy.hf import HFPolicy
@@ -70,7 +71,10 @@ def _build_here(made: list[Sampler], crew: Crew, closing: list[Callable[[], None
     made.clear()  # what the run before this one leaves behind is as large as what comes
     crew.forget(but="build")
     accelerator = build_accelerator(config)
-    loaded = load_policy(config.policy, lab_directory=policy_dir(), seed=config.seed)
+    options = config.policy
+    if options.model == "lab_guess":
+        options = options.model_copy(update={"model": str(guess_policy_dir())})
+    loaded = load_policy(options, lab_directory=policy_dir(), seed=config.seed)
     served = build_served_teacher(config, loaded)
     if served is not None:
         closing.append(served.close)
@@ -174,4 +178,12 @@ def step_config(config: RunConfig) -> StepConfig:
         optimizer=config.optimizer,
         temperature=config.rollout.temperature,
         max_completion_tokens=config.rollout.max_tokens,
+        conflict_every=conflict_every(config),
+        gradient_combiner=None if config.objectives is None else config.objectives.gradient_method,
     )
+
+
+def conflict_every(config: RunConfig) -> int:
+    """Steps between measurements of the gradients' conflict; 0 where no trip wire would look at them."""
+    watched = "guards" in config.reads and config.guards.mode != "off" and config.feedback is None
+    return config.guards.conflict_every if watched else 0

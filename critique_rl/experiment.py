@@ -228,7 +228,7 @@ def _overall(
         "runs": {f"{run.arm}/{run.seed}": os.path.relpath(run.directory, output) for run in done},
         "table": table,
         "checks": judged,
-        "rows": [*judged, *(_row(entry) for entry in table)],
+        "rows": [*judged, *(_row(entry) for entry in table), *(more for row in rows for more in _further_rows(row))],
         "results": list(rows),
         "command": command,
         "device": device_name(cpu=all(run.config.policy.device == "cpu" for run in runs)),
@@ -241,6 +241,19 @@ def _row(entry: Json) -> Json:
     """A table entry in the form that every figure of the docs is read from."""
     name = f"{entry['arm']}/seed-{entry['seed']}/{entry['class']}"
     return {"name": name, "value": entry["success"], "unit": "held-out success", "target": None, "holds": None}
+
+
+def _further_rows(run: Json) -> list[Json]:
+    """What else the last evaluation of a run measured, in the same form: pass@k, votes, calibration."""
+    found: list[Json] = []
+    for kind, result in cast("Mapping[str, Mapping[str, Mapping[str, Json]]]", run["end"]).items():
+        rates: Mapping[str, object] = {name: rate["value"] for name, rate in result.get("rates", {}).items()}
+        stated = {f"confidence/{name}": value for name, value in result.get("calibration", {}).items()}
+        for values, unit in ((rates, "share of held-out tasks"), (stated, "held-out calibration")):
+            for name, value in values.items():
+                where = f"{run['arm']}/seed-{run['seed']}/{kind}/{name}"
+                found.append({"name": where, "value": value, "unit": unit, "target": None, "holds": None})
+    return found
 
 
 def _judged(check: Json, table: Sequence[Json]) -> Json:

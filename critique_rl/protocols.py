@@ -210,7 +210,11 @@ class Guards(Protocol):
         truncated: float | None,
         success: float | None,
         injecting: bool,
-    ) -> None: ...
+        conflict: float | None = None,
+    ) -> None:
+        """One step's rollouts; `conflict` is the cosine between the gradients of the policy-gradient channel and of
+        the directive ones in the training step before them, None where it was not measured."""
+        ...
 
     @property
     def allows_injection(self) -> bool: ...
@@ -260,6 +264,10 @@ class Skipped(StrEnum):
 
     NOTHING_TO_LEARN = "nothing to learn"
     NOT_FINITE = "not finite"
+
+
+GRADIENT_CONFLICT = "grad/cosine_directive"
+"""The diagnostic of a step that measured the cosine between the gradients of its evaluative and directive channels."""
 
 
 class StepReport(NamedTuple):

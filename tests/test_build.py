@@ -22,6 +22,7 @@ from critique_rl.algorithms.gspo import Gspo
 from critique_rl.algorithms.rloo import Rloo
 from critique_rl.algorithms.self_imitation import SelfImitation
 from critique_rl.algorithms.two_channel import TwoChannel
+from critique_rl.algorithms.weighted_reinforce import WeightedReinforce
 from critique_rl.build import (
     build,
     build_algorithm,
@@ -76,6 +77,7 @@ def rows(path: Path, *verifiers: str) -> Path:
         ("gspo", Gspo),
         ("cispo", Cispo),
         ("rloo", Rloo),
+        ("weighted_reinforce", WeightedReinforce),
         ("self_imitation", SelfImitation),
         ("critique_grpo", CritiqueGrpo),
         ("directive_distillation", DirectiveDistillation),
@@ -181,6 +183,15 @@ def test_the_step_reads_the_run_s_own_options() -> None:
     step = step_config(config)
     assert (step.distillation.k, step.temperature, step.max_completion_tokens) == (3, 0.5, 9)
     assert step.optimizer is config.optimizer and step.refinement is config.refinement
+
+
+def test_the_conflict_of_the_gradients_is_measured_where_a_trip_wire_looks_at_it() -> None:
+    assert step_config(lab_config()).conflict_every == 10
+    assert step_config(lab_config({"guards": {"conflict_every": 4}})).conflict_every == 4
+    for off in ({"guards": {"conflict_every": 0}}, {"guards": {"mode": "off"}}):
+        assert step_config(lab_config(off)).conflict_every == 0
+    assert step_config(lab_config(base=GRPO)).conflict_every == 0  # nothing is injected
+    assert step_config(lab_config()).gradient_combiner is None
 
 
 def test_device_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from critique_rl.config.load import RunFile, read_run_file
 from critique_rl.errors import CheckpointError, ConfigError, ModelError
 from critique_rl.experiment import PlannedRun, plan, run_all, run_one
 from critique_rl.loop.train import Trainer
-from tests.lab_runs import LAB, Tree, lab_config, lines, toml
+from tests.lab_runs import GRPO, LAB, Tree, lab_config, lines, toml
 
 ARMS: Tree = {"scalar": {"algorithm": {"name": "grpo"}}, "both": {"algorithm": {"name": "two_channel"}}}
 
@@ -136,6 +136,28 @@ def test_a_run_has_the_summary_of_itself(both_arms: Path) -> None:
     alone = read(both_arms / "both/seed-0/summary.json")
     assert (alone["arms"], alone["runs"], alone["checks"]) == (["both"], {"both/0": "."}, [])
     assert alone["results"] == cast("list[Tree]", read(both_arms / "summary.json")["results"])[1:]
+
+
+def test_what_else_an_evaluation_measures_is_in_the_summary(tmp_path: Path) -> None:
+    weighted: Tree = {"algorithm": {"name": "weighted_reinforce", "preset": "nsr"}, "budget": {"max_steps": 1}}
+    several: Tree = {"evaluation": {"every": 0, "samples_per_task": 3, "pass_at": [1, 3]}}
+    run_one(one(lab_config(weighted | several, base=GRPO), tmp_path), console=False)
+    summary = read(tmp_path / "summary.json")
+    (result,) = cast("list[dict[str, dict[str, dict[str, Tree]]]]", summary["results"])
+    rows = {cast(str, row["name"]): row for row in cast("list[Tree]", summary["rows"])}
+    first, *_, last = lines(tmp_path / "metrics.jsonl")
+    for when, logged in (("start", first), ("end", last)):
+        for kind, success in result[when].items():
+            assert list(success["rates"]) == ["pass@1", "pass@3", "pass^3", "majority_vote"]
+            for name, rate in cast("dict[str, dict[str, float]]", success["rates"]).items():
+                assert rate["low"] <= rate["value"] <= rate["high"]
+                assert logged[f"eval/{kind}/{name}"] == rate["value"]
+            assert cast(Tree, success["rates"]["pass@1"])["value"] == pytest.approx(success["success"])
+    for kind in ("easy", "hard"):
+        row = rows[f"small/seed-0/{kind}/pass@3"]
+        assert row["value"] == last[f"eval/{kind}/pass@3"] and row["unit"] == "share of held-out tasks"
+    step = lines(tmp_path / "metrics.jsonl")[1]
+    assert step["reinforce/kept_share"] == pytest.approx(1 - cast(float, step["reinforce/right_share"]))
 
 
 def test_checks_are_judged(both_arms: Path) -> None:

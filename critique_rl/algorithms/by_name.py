@@ -15,6 +15,7 @@ from critique_rl.algorithms.dr_grpo import DrGrpo
 from critique_rl.algorithms.gap_advantages import GapAdvantages
 from critique_rl.algorithms.grpo import Grpo
 from critique_rl.algorithms.gspo import Gspo
+from critique_rl.algorithms.objectives import CombinedObjectives, Combiner
 from critique_rl.algorithms.paced import Paced, Paces
 from critique_rl.algorithms.rloo import Rloo
 from critique_rl.algorithms.routed import OutcomeRouting
@@ -23,6 +24,7 @@ from critique_rl.algorithms.sequential import Sequential
 from critique_rl.algorithms.signed import SignedAdvantages
 from critique_rl.algorithms.trained_refiner import TrainedRefiner
 from critique_rl.algorithms.two_channel import TwoChannel
+from critique_rl.algorithms.weighted_reinforce import WeightedReinforce
 from critique_rl.config import algorithm as methods
 from critique_rl.config.distillation import DistillationConfig
 from critique_rl.config.refinement import RefinementConfig
@@ -35,13 +37,17 @@ def build_algorithm(
     distillation: DistillationConfig | None = None,
     paces: Paces | None = None,
     normalizer: Literal["constant", "tokens", "sequences"] = "constant",
+    combiner: Combiner | None = None,
 ) -> Algorithm:
     """The method of a run; without the two sections, as if each stood at its defaults.
 
-    `normalizer` is that of [loss].
+    `normalizer` is that of [loss]; `combiner` holds the objectives of a run that has several.
     """
     refinement = RefinementConfig() if refinement is None else refinement
     method = _bare(config, refinement)
+    if combiner is not None:
+        # Innermost: what the joins do to advantages is done to the combined ones.
+        method = CombinedObjectives(method, combiner)
     if paces is not None and "critique" in method.needs:
         method = Paced(method, paces)
     options = DistillationConfig() if distillation is None else distillation
@@ -84,6 +90,8 @@ def _bare(config: methods.AlgorithmConfig, refinement: RefinementConfig) -> Algo
             return Cispo(config)
         case methods.RlooConfig():
             return Rloo(config)
+        case methods.WeightedReinforceConfig():
+            return WeightedReinforce(config)
         case methods.SelfImitationConfig():
             return SelfImitation(config)
         case methods.CritiqueGrpoConfig():

@@ -28,6 +28,15 @@ Part = Literal["scores", "targets", "refinements"]
 PARTS: tuple[Part, ...] = ("scores", "targets", "refinements")
 """What may be learned from a critique."""
 
+Preset = Literal["psr", "nsr", "w_reinforce", "reinforce"]
+SIGN_WEIGHTS: Mapping[Preset, tuple[float, float]] = {
+    "psr": (1.0, 0.0),
+    "nsr": (0.0, 1.0),
+    "w_reinforce": (0.1, 1.0),
+    "reinforce": (1.0, 1.0),
+}
+"""(positive_weight, negative_weight) of each method that arXiv 2506.01347 names."""
+
 
 class GrpoConfig(Strict):
     """Group-relative policy gradient on the verifier's reward alone (Dr.GRPO form by default, arXiv 2503.20783)."""
@@ -71,6 +80,60 @@ class RlooConfig(Strict):
     """REINFORCE against the mean reward of the group's other rollouts (arXiv 2402.14740)."""
 
     name: Literal["rloo"] = "rloo"
+
+
+class WeightedReinforceConfig(Strict):
+    """Right answers up, wrong ones down, by fixed weights and without a baseline: PSR, NSR (arXiv 2506.01347)."""
+
+    name: Literal["weighted_reinforce"] = "weighted_reinforce"
+    preset: Preset | None = Field(
+        default=None,
+        description="the weights by name; psr: (1, 0), right answers only; nsr: (0, 1), wrong ones only; w_reinforce: "
+        "(0.1, 1); reinforce: (1, 1)",
+    )
+    positive_weight: float = Field(default=0.1, ge=0.0, description="advantage of a right answer; default: w_reinforce")
+    negative_weight: float = Field(default=1.0, ge=0.0, description="a wrong answer's advantage is minus this")
+    denominator: Literal["kept", "all"] = Field(
+        default="kept",
+        description="what the loss is a mean over; kept: answers with a weight above 0 (the authors' code), so that "
+        "rare errors move as much as frequent ones; all: every answer that could be judged",
+    )
+    threshold: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="the least reward that counts as right, for verifiers that give partial credit; None: 1, and a "
+        "reward between 0 and 1 is an error",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_of_the_preset(cls, tree: object) -> object:
+        if not isinstance(tree, Mapping):
+            return tree
+        own = cast("Mapping[str, object]", tree)
+        named = {str(name): weights for name, weights in SIGN_WEIGHTS.items()}.get(str(own.get("preset")))
+        return own if named is None else {"positive_weight": named[0], "negative_weight": named[1], **own}
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> WeightedReinforceConfig:
+        weights = (self.positive_weight, self.negative_weight)
+        if self.preset is not None and SIGN_WEIGHTS[self.preset] != weights:
+            raise ValueError(
+                f"positive_weight = {weights[0]:g} and negative_weight = {weights[1]:g} contradict preset = "
+                f"{self.preset!r}, which means {SIGN_WEIGHTS[self.preset]}; remove the preset, or the weights"
+            )
+        if weights == (0.0, 0.0):
+            raise ValueError(
+                "positive_weight and negative_weight are both 0, which learns nothing; give one of them a number above "
+                "0, or name a preset"
+            )
+        if self.denominator == "all" and min(weights) > 0:
+            raise ValueError(
+                "denominator = 'all' has no effect where both weights are above 0, since no answer is left out; remove "
+                "it, or set one of them to 0"
+            )
+        return self
 
 
 class CritiqueGrpoConfig(Strict):
@@ -158,6 +221,7 @@ AlgorithmConfig = Annotated[
     | GspoConfig
     | CispoConfig
     | RlooConfig
+    | WeightedReinforceConfig
     | CritiqueGrpoConfig
     | SelfImitationConfig
     | DirectiveDistillationConfig
@@ -179,5 +243,6 @@ LOSS_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "gspo": {"objective": "gspo", "clip_low": 3e-4, "clip_high": 4e-4, "normalizer": "sequences"},
     "cispo": {"objective": "cispo", "clip_high": 4.0, "normalizer": "tokens"},
     "rloo": {"objective": "reinforce", "normalizer": "constant"},
+    "weighted_reinforce": {"objective": "clip", "normalizer": "tokens"},
 }
 """What each named method sets in [loss]; a key that the run file sets wins over it."""

@@ -39,7 +39,7 @@ def _lines(model: type[BaseModel], prefix: str, told: set[type[BaseModel]]) -> I
             continue
         for choice in inner:
             told.add(choice)
-            tag = next((f for f in ("kind", "name") if f in choice.model_fields and len(inner) > 1), None)
+            tag = next((f for f in ("kind", "name", "source") if f in choice.model_fields and len(inner) > 1), None)
             label = f' with {tag} = "{_literal(choice, tag)}"' if tag else ""
             summary = (choice.__doc__ or "").strip().splitlines()[0]
             head = f"[[{where}]]" if shape is tuple else f"[{where}]"

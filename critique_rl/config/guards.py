@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from critique_rl.config.base import Strict
 
@@ -92,3 +92,28 @@ class GuardsConfig(Strict):
         description="a success rate that lies less than this above its reference has not risen (as plateau.delta; "
         "ours, no published evidence)",
     )
+    conflict_every: int = Field(
+        default=10,
+        ge=0,
+        description="training steps from one measurement of the gradients' conflict to the next, each at the first "
+        "step from then on that has both kinds of feedback; 0: never. It takes one more pass over the rows of each "
+        "kind and room for one more gradient, and changes no weight: at 10, an eighth or so of the time of training, "
+        "and less of the run's (ours, no published evidence)",
+    )
+    max_conflict: float = Field(
+        default=0.5,
+        gt=0.0,
+        lt=1.0,
+        description="largest conflict of the evaluative and the directive gradient: a cosine below minus this, at "
+        "sustain_steps measurements in a row, trips if success has not risen (ours, no published evidence: a usual "
+        "kill switch halves the directive weight below -0.3, this one stops)",
+    )
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> GuardsConfig:
+        if self.conflict_every == 0 and self.max_conflict != type(self).model_fields["max_conflict"].default:
+            raise ValueError(
+                f"max_conflict = {self.max_conflict} has no effect with conflict_every = 0; remove it, or set "
+                "conflict_every to 1 or more"
+            )
+        return self

@@ -138,7 +138,7 @@ def merge(base: Mapping[str, object], over: Mapping[str, object]) -> Tree:
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
             old_tree, new_tree = cast(Tree, old), cast(Tree, value)
-            switches = any(tag in new_tree and new_tree[tag] != old_tree.get(tag) for tag in ("kind", "name"))
+            switches = any(tag in new_tree and new_tree[tag] != old_tree.get(tag) for tag in ("kind", "name", "source"))
             merged[key] = dict(new_tree) if switches else merge(old_tree, new_tree)
         else:
             merged[key] = value

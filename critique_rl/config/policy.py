@@ -36,7 +36,7 @@ class LoraConfig(Strict):
 class PolicyConfig(Strict):
     """The model to train."""
 
-    model: str = Field(default="lab", description='"lab", a Hub name, or a local directory')
+    model: str = Field(default="lab", description='"lab", "lab_guess", a Hub name, or a local directory')
     gguf_file: str | None = Field(default=None, description="file name inside `model` when the weights are GGUF")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA if there is one")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = Field(

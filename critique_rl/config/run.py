@@ -25,6 +25,8 @@ from critique_rl.config.evaluation import EvaluationConfig
 from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.config.guards import GuardsConfig
 from critique_rl.config.loss import LossConfig, with_loss_defaults
+from critique_rl.config.objective_sources import check_sources
+from critique_rl.config.objectives import ObjectivesConfig, check_method
 from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.policy import OptimizerConfig, PolicyConfig
 from critique_rl.config.prediction import check_prediction
@@ -44,6 +46,7 @@ NEEDS: dict[str, frozenset[str]] = {
     "gspo": frozenset(),
     "cispo": frozenset(),
     "rloo": frozenset(),
+    "weighted_reinforce": frozenset(),
     "self_imitation": frozenset(),
     "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "replay", "trust", "guards"}),
     "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation", "guards"}),
@@ -131,6 +134,7 @@ class RunConfig(Strict):
     engine: EngineConfig = HfEngineConfig()
     mismatch: MismatchConfig = MismatchConfig()
     algorithm: AlgorithmConfig = GrpoConfig()
+    objectives: ObjectivesConfig | None = None
     plateau: PlateauConfig = PlateauConfig()
     critic: Annotated[CriticConfig | None, BeforeValidator(critic_tree)] = None
     feedback: FeedbackConfig | None = None
@@ -195,6 +199,21 @@ class RunConfig(Strict):
                 'feedback.anchor has no effect with distillation.join = "routed", which has right attempts learn from '
                 "the policy gradient alone; remove it, or choose another join"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_can_be_measured_and_used(self) -> RunConfig:
+        if self.objectives is None:
+            return self
+        check_method(self.objectives, self.algorithm, self.refinement, self.distillation)
+        own = ("exact", "reasoning_gym") if self.tasks.kind == "reasoning_gym" else ("exact",)
+        check_sources(
+            self.objectives.of,
+            rewards={**{name: name for name in own}, **{name: reward.kind for name, reward in self.rewards.items()}},
+            uses=getattr(self.algorithm, "use", ()),
+            calibrated=bool(self.trust.calibration),
+            recalled=self.feedback is not None,
+        )
         return self
 
     @model_validator(mode="after")

@@ -35,6 +35,35 @@ class LabTasksConfig(Strict):
         return self
 
 
+class GuessTasksConfig(Strict):
+    """The embedded sums with one digit unsure: "5+2[347]=" is right with probability 1/3 at best."""
+
+    kind: Literal["lab_guess"]
+    train_known: int = Field(default=128, ge=0, description="training problems whose digit is known (one candidate)")
+    train_guessed: int = Field(
+        default=600, ge=0, description="training problems of each number of candidates from 2 on"
+    )
+    held_out: int = Field(
+        default=100, ge=0, description="problems kept for evaluation of each number of candidates from 1 on"
+    )
+    known_share: float = Field(default=0.2, ge=0.0, le=1.0, description="share of a batch whose digit is known")
+    verifier: str = Field(
+        default="guess",
+        min_length=1,
+        description="reward of the tasks: a [rewards.NAME] that reads answers such as '28 c7' (docs/lab_guess.md)",
+    )
+
+    @model_validator(mode="after")
+    def _pools_in_use_are_not_empty(self) -> GuessTasksConfig:
+        if self.known_share > 0 and self.train_known == 0:
+            raise ValueError(f"known_share is {self.known_share} but train_known is 0; set known_share = 0 or add")
+        if self.known_share < 1 and self.train_guessed == 0:
+            raise ValueError(
+                f"known_share is {self.known_share} but train_guessed is 0; set known_share = 1 or add some"
+            )
+        return self
+
+
 class JsonlTasksConfig(Strict):
     """Rows of a file: `{"prompt": "...", "answer": "..."}`, optionally `id`, `messages`, `verifier`, `kind`."""
 
@@ -68,4 +97,6 @@ class ReasoningGymTasksConfig(Strict):
     system: str = Field(default="", description="system turn put before every prompt; empty: none")
 
 
-TasksConfig = Annotated[LabTasksConfig | JsonlTasksConfig | ReasoningGymTasksConfig, Field(discriminator="kind")]
+TasksConfig = Annotated[
+    LabTasksConfig | GuessTasksConfig | JsonlTasksConfig | ReasoningGymTasksConfig, Field(discriminator="kind")
+]

@@ -18,6 +18,7 @@ from critique_rl.loop.judge import calibrated, rescues, sample_controls, score_p
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.seeds import derive_seed
+from critique_rl.protocols import Trust
 from critique_rl.types import Group, Task
 
 LATE_CORRECTION_CAP = 2.0
@@ -31,7 +32,9 @@ class CriticStage:
         self._config = config
         self._parts = parts
         self._guidance = guidance
-        self._scores_matter = getattr(config.algorithm, "critic_score_weight", 0.0) > 0
+        self._scores_matter = getattr(config.algorithm, "critic_score_weight", 0.0) > 0 or (
+            config.objectives is not None and config.objectives.reads_critic
+        )
         self._desk: CriticDesk | None = None
         if parts.critic is not None:
             refinement = config.refinement
@@ -81,35 +84,40 @@ class CriticStage:
 
     def judge(self, step: int, groups: list[Group], reviewed: Reviewed) -> list[Group]:
         """Let the trust guard see what this step's critiques were worth; drop scores that it does not trust."""
-        parts, trust, config, tally = self._parts, self._parts.trust, self._config, reviewed.tally
+        parts, trust, tally = self._parts, self._parts.trust, reviewed.tally
         if parts.score_map is not None:
             groups = calibrated(groups, parts.score_map)
-        template = self._guidance.trial_template
-        if trust is None or template is None:
+        if trust is None:
             return groups
         if tally.calls:
-            tried = [group for group in groups if self._guidance.on_trial(group)]
-            beside = sample_controls(
-                tried,
-                wanted=trust.controls_wanted,
-                policy=parts.policy,
-                engine=parts.engine,
-                reward=parts.reward,
-                template=template,
-                rollout=config.rollout,
-                step=step,
-                seed=derive_seed(config.seed, step, "control"),
-            )
-            controls = [r.score.correct for group in beside for r in group.controls]
-            trust.note_refinements(critiqued=rescues(beside), control=controls)
-            with_controls = iter(beside)
-            groups = [next(with_controls) if self._guidance.on_trial(group) else group for group in groups]
+            groups = self._beside_controls(step, groups, trust)
             trust.note_scores(*score_pairs(reviewed.probes))
             trust.note_cost(usd=tally.cost_usd, tokens=tally.prompt_tokens + tally.completion_tokens)
             message = trust.verdict()
             if message:
                 parts.tracker.event(step + 1, "trust", message)
         return groups if trust.uses_scores else without_scores(groups)
+
+    def _beside_controls(self, step: int, groups: list[Group], trust: Trust) -> list[Group]:
+        """The groups with second attempts under a bare verdict, where there are any under the critic's words."""
+        parts, template = self._parts, self._guidance.trial_template
+        if template is None:
+            return groups
+        beside = sample_controls(
+            [group for group in groups if self._guidance.on_trial(group)],
+            wanted=trust.controls_wanted,
+            policy=parts.policy,
+            engine=parts.engine,
+            reward=parts.reward,
+            template=template,
+            rollout=self._config.rollout,
+            step=step,
+            seed=derive_seed(self._config.seed, step, "control"),
+        )
+        controls = [r.score.correct for group in beside for r in group.controls]
+        trust.note_refinements(critiqued=rescues(beside), control=controls)
+        with_controls = iter(beside)
+        return [next(with_controls) if self._guidance.on_trial(group) else group for group in groups]
 
     def forget(self, step: int) -> None:
         """Give up what was asked in a step that is broken off."""

@@ -91,7 +91,8 @@ class Gatherer:
             return
         first = self._state.progress.first_critic_step
         injecting = self._state.progress.injected > 0 or (first is not None and first < step)
-        self._parts.guards.observe(**vitals(groups)._asdict(), injecting=injecting)
+        conflict = self._state.conflict
+        self._parts.guards.observe(**vitals(groups)._asdict(), injecting=injecting, conflict=conflict)
         message = self._parts.guards.message()
         if message:
             self._parts.tracker.event(step + 1, "guards", message)

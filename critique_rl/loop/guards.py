@@ -1,6 +1,6 @@
 """What the trip wires see of a step, and a step without injection.
 
-Owns: how vitals are read off rollouts. Must not know: limits, states, which method is trained.
+Owns: how vitals are read off rollouts and training reports. Must not know: limits, states, which method is trained.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from critique_rl.protocols import GRADIENT_CONFLICT, StepReport
 from critique_rl.types import Group, ScoreStatus
 
 
@@ -39,6 +40,11 @@ def vitals(groups: Sequence[Group]) -> Vitals:
         truncated=float(np.mean([not rollout.finished for rollout in rollouts])) if rollouts else None,
         success=float(np.mean(judged)) if judged else None,
     )
+
+
+def conflict_of(report: StepReport) -> float | None:
+    """The cosine between the gradients of evaluative and directive feedback, if the training step measured it."""
+    return report.diagnostics.get(GRADIENT_CONFLICT)
 
 
 def uninjected(groups: Sequence[Group]) -> list[Group]:

@@ -6,12 +6,14 @@ Owns: their keys. "Missing" is an absent key, never 0.0. Must not know: losses, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from critique_rl.config.replay import REPLAY
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.selection import selection_metrics
+from critique_rl.protocols import Algorithm
 from critique_rl.types import CriticOutcome, Group, ScoreStatus
 
 
@@ -42,6 +44,16 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
         "critic/late_groups": float(sum(g.late for g in groups)),
         **selection_metrics(groups),
     }
+
+
+@runtime_checkable
+class _Counting(Protocol):
+    def figures(self) -> Mapping[str, float]: ...
+
+
+def algorithm_metrics(algorithm: Algorithm) -> Mapping[str, float]:
+    """What a method says about the samples that it stamped last; nothing of one that counts nothing."""
+    return algorithm.figures() if isinstance(algorithm, _Counting) else {}
 
 
 def generated_tokens(groups: Sequence[Group], *, second_attempts: bool = False) -> int:

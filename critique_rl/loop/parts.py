@@ -75,6 +75,14 @@ class CritiquePredictor(Protocol):
         ...
 
 
+class Objectives(Protocol):
+    """What the several rewards of the latest step came to, and what a person should know of them, once."""
+
+    def figures(self) -> Mapping[str, float]: ...
+
+    def messages(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Every live object of a run, behind its protocol; what a method or a run does without is None.
@@ -97,6 +105,7 @@ class Parts:
     guards: Guards | None = None
     teacher_gate: TeacherGate | None = None
     paces: ChannelPaces | None = None
+    objectives: Objectives | None = None
     replay: AttemptMemory | None = None
     predictor: CritiquePredictor | None = None
     score_map: Callable[[float], float] | None = None

@@ -24,16 +24,19 @@ class RunState:
 
     def __init__(self, parts: Parts) -> None:
         self.progress = Progress()
+        self.conflict: float | None = None  # of the gradients in the latest training step, for the next one's guards
         self._parts = parts
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON, as a checkpoint holds it."""
         memories = {name: part.state_dict() for name, part in self._memories().items()}
-        return {"progress": self.progress.to_json(), "plateau": self._parts.plateau.state_dict(), **memories}
+        own = {"progress": self.progress.to_json(), "conflict": self.conflict}
+        return {**own, "plateau": self._parts.plateau.state_dict(), **memories}
 
     def take_up(self, state: Mapping[str, object]) -> None:
         """Go on from `to_json()`; what an older checkpoint does not name starts anew. Errors: CheckpointError."""
         self.progress = Progress.from_json(cast("Mapping[str, object]", state["progress"]))
+        self.conflict = cast("float | None", state.get("conflict"))
         self._parts.plateau.load_state_dict(cast("Mapping[str, object]", state["plateau"]))
         for name, part in self._memories().items():
             if name in state:
@@ -41,7 +44,7 @@ class RunState:
 
     def mark(self) -> Callable[[], None]:
         """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
-        progress, parts = replace(self.progress), self._parts
+        progress, conflict, parts = replace(self.progress), self.conflict, self._parts
         watching = [part for part in (parts.plateau, parts.trust, parts.replay) if part is not None]
         for part in watching:
             part.mark()
@@ -50,7 +53,7 @@ class RunState:
         ]
 
         def take_back() -> None:
-            self.progress = progress
+            self.progress, self.conflict = progress, conflict
             for part in watching:
                 part.rollback()
             for part, state in small:

@@ -8,7 +8,7 @@ Owns: when each stage runs and what is counted. Must not know: any concrete crit
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from critique_rl.loop.auxiliary import CritiquePrediction
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.criticize import CriticTally
-from critique_rl.loop.evaluate import Success, evaluate
+from critique_rl.loop.evaluate import evaluate, figures, in_words
 from critique_rl.loop.gather import Gatherer
-from critique_rl.loop.guards import uninjected, vitals
+from critique_rl.loop.guards import conflict_of, uninjected, vitals
 from critique_rl.loop.guidance import load_guidance
 from critique_rl.loop.interrupts import interrupts_held
-from critique_rl.loop.metrics import critic_metrics, generated_tokens, group_metrics
+from critique_rl.loop.metrics import algorithm_metrics, critic_metrics, generated_tokens, group_metrics
 from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
@@ -132,10 +132,13 @@ class Trainer:
             groups, self._taught = uninjected(reviewed.groups), TeacherTally()
         groups = self._critic.judge(step, groups, reviewed)
         samples = weighted_by_reliance(parts.algorithm.assemble(groups), groups, self.config.refinement)
+        for told in parts.objectives.messages() if parts.objectives is not None else ():
+            parts.tracker.event(step + 1, "objectives", told)
         self._record(groups, states, samples)
         samples = self._prediction.add(samples, groups)
         with interrupts_held():
             report = self._train(groups, samples)
+            self._state.conflict = conflict_of(report)
             self.progress.generated_tokens += sampled + generated_tokens(groups, second_attempts=True)
             self.progress.step += 1
             self.progress.skipped_steps += not report.applied
@@ -241,12 +244,9 @@ class Trainer:
                 "success": {kind: asdict(s) for kind, s in found.items()},
             }
         )
-        values = {f"eval/{kind}": s.success for kind, s in found.items()}
-        bounds = {f"eval/{kind}/{end}": getattr(s, end) for kind, s in found.items() for end in ("low", "high")}
-        tokens = {"tokens/generated": float(self.progress.generated_tokens)}
-        parts.tracker.log(step, values | bounds | tokens)
+        parts.tracker.log(step, figures(found) | {"tokens/generated": float(self.progress.generated_tokens)})
         if found:
-            parts.tracker.event(step, "evaluation", _in_words(found))
+            parts.tracker.event(step, "evaluation", in_words(found))
 
     def _finished(self) -> bool:
         budget, progress = self.config.budget, self.progress
@@ -277,17 +277,14 @@ class Trainer:
             "tokens/budget": float(self.config.budget.max_generated_tokens or 0),
             "steps/total": float(self.config.budget.max_steps),
             **report.diagnostics,
+            **algorithm_metrics(self.parts.algorithm),
             **(self._taught.figures() if self.parts.teacher_template is not None else {}),
             **self.parts.plateau.counts(),
             **self._replay.figures(),
             **self._prediction.figures(),
             **(self.parts.trust.figures() if self.parts.trust is not None else {}),
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
+            **(self.parts.objectives.figures() if self.parts.objectives is not None else {}),
             **(self.parts.guards.figures() if self.parts.guards is not None else {}),
             **(self.parts.teacher_gate.figures() if self.parts.teacher_gate is not None else {}),
         }
-
-
-def _in_words(found: Mapping[str, Success]) -> str:
-    parts = [f"{s.kind} {s.success:.1%} [{s.low:.1%}, {s.high:.1%}] of {s.trials}" for s in found.values()]
-    return "held-out success: " + "; ".join(parts)

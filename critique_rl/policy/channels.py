@@ -17,6 +17,7 @@ from critique_rl.config.policy import OptimizerConfig
 from critique_rl.config.refinement import AWR_COEFFICIENT, AWR_FLOOR, RATIO_CAP
 from critique_rl.ops.divergences import topk_tail_divergence
 from critique_rl.ops.fused import HeadTerms
+from critique_rl.ops.gradient_combiners import GradientCombiner
 from critique_rl.ops.losses import channel_sum, joint
 from critique_rl.ops.ratios import refinement_objective
 from critique_rl.ops.targets import target_logprobs
@@ -34,7 +35,11 @@ class Denominators(NamedTuple):
 
 
 class StepConfig(NamedTuple):
-    """The loss options the step reads, and the sampling facts it must share with the engine."""
+    """The loss options the step reads, and the sampling facts it must share with the engine.
+
+    `gradient_combiner` joins the gradients of `TrainSample.objective_advantages` (None: `advantages` are learned from).
+    The conflict of the channels' gradients is measured `conflict_every` steps after the latest time (0: never).
+    """
 
     loss: LossConfig
     refinement: RefinementConfig
@@ -42,6 +47,8 @@ class StepConfig(NamedTuple):
     optimizer: OptimizerConfig
     temperature: float
     max_completion_tokens: int
+    gradient_combiner: GradientCombiner | None = None
+    conflict_every: int = 0
 
 
 def count_denominators(samples: Sequence[TrainSample], config: StepConfig) -> Denominators:

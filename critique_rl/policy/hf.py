@@ -211,6 +211,7 @@ class HFPolicy:
             "optimizer": self._optimizer_state(),
             "steps_taken": self.train_step.steps_taken,
             "entropy_coefficient": self.train_step.entropy_coefficient,
+            "conflict_measured_at": self.train_step.conflict_measured_at,
         }
         torch.save(state, directory / "optimizer.pt")
         self.teacher.save(directory)
@@ -240,6 +241,7 @@ class HFPolicy:
             state = torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu")
             steps_taken = int(state["steps_taken"])
             coefficient = float(state.get("entropy_coefficient", self.train_step.entropy_coefficient))
+            measured_at = None if state.get("conflict_measured_at") is None else int(state["conflict_measured_at"])
             self.model.load_state_dict(like_parameters(saved, self.model), strict=True)
             load_optimizer_state(optimizer, cut_state(state["optimizer"], optimizer))
             self.teacher.restore(directory)
@@ -249,6 +251,7 @@ class HFPolicy:
             ) from error
         self.train_step.steps_taken = steps_taken
         self.train_step.entropy_coefficient = coefficient
+        self.train_step.conflict_measured_at = measured_at
 
     def _read_policy(self, directory: Path) -> dict[str, torch.Tensor]:
         if has_adapters(self.model):

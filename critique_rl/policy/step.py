@@ -1,17 +1,18 @@
-"""The two-channel training step: one forward pass, three weighted sums, one optimiser step, on one rank or several.
+"""The two-channel training step: three weighted sums of one forward pass, one optimiser step, on any number of ranks.
 
 Owns: micro-batching, gradient clipping, and skipping a step that has nothing to learn or a non-finite gradient.
 Must not know: critics, critiques, methods. A new method stamps other weights; this file stays.
 
 L = L_pg / D_pg + w_d * L_distill / D_distill + w_i * L_imitate / D_imitate. Each D counts its channel's own tokens over
 the whole batch, before it is cut into ranks' shares and micro-batches, so no channel dilutes another and no split of
-the batch changes the gradient.
+the batch changes the gradient. Gradients that are joined or measured one by one take more passes (`separate_passes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -26,11 +27,15 @@ from critique_rl.policy.batching import Layout, MicroBatch, micro_batches
 from critique_rl.policy.channels import Denominators, StepConfig, channel_sums, count_denominators
 from critique_rl.policy.crew import Crew
 from critique_rl.policy.head import ResponseHead
+from critique_rl.policy.joint_gradient import HeldGradients
 from critique_rl.policy.optimizers import build_optimizer
+from critique_rl.policy.parts import Part, Penalties, Sums, part_of
 from critique_rl.policy.pg_channel import PgTokens, entropy_weight
+from critique_rl.policy.separate_passes import DIRECTIVE_NORM, joined_gradient, measure_conflict
 from critique_rl.policy.sharding import RankedHead
 from critique_rl.policy.shares import cut
-from critique_rl.policy.streams import Streams, active, carries_gradient, directives
+from critique_rl.policy.step_report import report_of, skipped
+from critique_rl.policy.streams import Streams, directives
 from critique_rl.protocols import Skipped, StepReport
 from critique_rl.types import TrainSample
 
@@ -42,19 +47,9 @@ class _Share(NamedTuple):
 
     rows: list[TrainSample]
     denominators: Denominators
-    bonus: float
+    penalties: Penalties
     max_tokens: int
     fresh: bool
-
-
-class _Sums(NamedTuple):
-    """Losses and report figures over all micro-batches of all ranks."""
-
-    loss: float
-    pg: float
-    distill: float
-    imitate: float
-    seen: PgTokens
 
 
 class _Move(NamedTuple):
@@ -86,9 +81,11 @@ class TwoChannelStep:
         self.build_optimizer()
         self.steps_taken = 0
         self.entropy_coefficient = config.loss.entropy_weight
+        self.conflict_measured_at: int | None = None
         crew = self.ranked.crew
         self._sum_up = crew.duty("accumulate", self._accumulate_share)
         self._move = crew.duty("move", self._clip_and_move)
+        self._held = HeldGradients(model.parameters, self.ranked)
 
     def build_optimizer(self) -> None:
         """Make the optimiser anew, without any state. Errors: ConfigError, MissingExtraError."""
@@ -96,42 +93,77 @@ class TwoChannelStep:
 
     def __call__(self, samples: Sequence[TrainSample]) -> StepReport:
         """Accumulate the gradient of all samples and apply it once; skip if nothing or nothing finite came out."""
-        sums = self.accumulate(samples, fresh=True)
-        if sums is None:
-            return _skipped(Skipped.NOTHING_TO_LEARN, "no sample carries a gradient")
+        report = self._gradient(samples)
+        if report is None:
+            return skipped(Skipped.NOTHING_TO_LEARN, "no sample carries a gradient")
         options = self.config.optimizer
         rate = options.learning_rate * min(1.0, (self.steps_taken + 1) / max(1, options.warmup_steps))
-        norm = self._move([_Move(sums.loss, rate)] * self.ranked.crew.size)[0]
-        if not _finite(sums.loss, norm):
-            return _skipped(
-                Skipped.NOT_FINITE, f"the loss is {sums.loss}, the gradient norm {norm}", sums=sums, norm=norm
-            )
+        norm = self._move([_Move(report.loss, rate)] * self.ranked.crew.size)[0]
+        if not _finite(report.loss, norm):
+            told = f"the loss is {report.loss}, the gradient norm {norm}"
+            return skipped(Skipped.NOT_FINITE, told, report=report, norm=norm)
         self.entropy_coefficient = self._entropy_weight(samples).carried
-        return sums._replace(grad_norm=norm, applied=True)
+        return report._replace(grad_norm=norm, applied=True)
 
     def accumulate(
         self, samples: Sequence[TrainSample], *, max_tokens: int | None = None, fresh: bool = False
     ) -> StepReport | None:
         """Add the whole batch's gradient to `.grad` without stepping (`fresh`: from zero); None if no sample carries
         one."""
-        denominators = count_denominators(samples, self.config)
-        bonus = self._entropy_weight(samples).applied
-        regularised = self.config.loss.kl_weight > 0 or bonus > 0
-        rows = [s for s in samples if carries_gradient(s, regularised=regularised)]
-        if not rows:
+        whole = part_of(samples, self._penalties(samples))
+        if not whole.rows:
             return None
+        sums = self._sum_part(whole, samples, max_tokens=max_tokens, fresh=fresh)
+        return report_of(sums, samples, whole.rows, self.config, bonus=whole.penalties.entropy)
+
+    def _gradient(self, samples: Sequence[TrainSample]) -> StepReport | None:
+        """The gradient of the step in `.grad`, from one pass or, where gradients are joined, from several."""
+        method, every, latest = self.config.gradient_combiner, self.config.conflict_every, self.conflict_measured_at
+        due = every > 0 and (latest is None or self.steps_taken - latest >= every)
+        penalties, sum_part = self._penalties(samples), partial(self._sum_part, samples=samples, fresh=True)
+        if method is None:
+            found = measure_conflict(samples, penalties, held=self._held, sum_part=sum_part) if due else {}
+            report = self.accumulate(samples, fresh=True)
+        else:
+            joined = joined_gradient(
+                samples,
+                penalties,
+                method=method,
+                seed=self.steps_taken,  # the same orders when a step is repeated after a resume
+                held=self._held,
+                sum_part=sum_part,
+                measures=due,
+            )
+            if joined is None:
+                return None
+            found, rows = joined.figures, [samples[i] for i in sorted(joined.places)]
+            report = report_of(joined.sums, samples, rows, self.config, bonus=penalties.entropy)
+        if DIRECTIVE_NORM in found:
+            self.conflict_measured_at = self.steps_taken
+        return report and report._replace(diagnostics={**report.diagnostics, **found})
+
+    def _sum_part(
+        self, part: Part, samples: Sequence[TrainSample], *, fresh: bool, max_tokens: int | None = None
+    ) -> Sums:
+        """Add one part's gradient to `.grad`, divided as the whole step's channels are."""
+        rows = part.rows
         kin = [s.prompt_ids for s in rows] if self.layout == "prefix" else None
         shares = cut([len(s.prompt_ids) + len(s.completion_ids) for s in rows], self.ranked.crew.size, kin=kin)
         limit = max_tokens or self.config.optimizer.micro_batch_tokens
-        sums = self._sum_up([_Share([rows[i] for i in at], denominators, bonus, limit, fresh) for at in shares])[0]
-        return self._report(sums, samples, rows, denominators, bonus)
+        denominators = count_denominators(samples, self.config)
+        return self._sum_up(
+            [_Share([rows[i] for i in at], denominators, part.penalties, limit, fresh) for at in shares]
+        )[0]
+
+    def _penalties(self, samples: Sequence[TrainSample]) -> Penalties:
+        return Penalties(self.config.loss.kl_weight, self._entropy_weight(samples).applied)
 
     def _entropy_weight(self, samples: Sequence[TrainSample]) -> EntropyWeight:
         return entropy_weight(samples, self.config.loss, coefficient=self.entropy_coefficient)
 
     # -- what every rank does ----------------------------------------------------------------------------------------
 
-    def _accumulate_share(self, share: _Share) -> _Sums:
+    def _accumulate_share(self, share: _Share) -> Sums:
         """The gradient of all ranks' rows, for every rank alike; a rank without rows still takes part."""
         crew = self.ranked.crew
         totals = np.zeros(4 + len(PgTokens._fields))
@@ -147,7 +179,7 @@ class TwoChannelStep:
                     totals += self._backward(batch, [rows[i] for i in batch.rows], share)
             summed = crew.total(totals.tolist())
         loss, pg, distill, imitate, *seen = summed
-        return _Sums(loss, pg, distill, imitate, PgTokens(*seen))
+        return Sums(loss, pg, distill, imitate, PgTokens(*seen))
 
     def _backward(self, batch: MicroBatch, rows: list[TrainSample], share: _Share) -> np.ndarray:
         taught = directives(rows, self.accelerator.device)
@@ -163,7 +195,10 @@ class TwoChannelStep:
                 ),
             )
         streams = Streams(rows, self.accelerator.device)
-        sums = channel_sums(terms, streams, taught, self.config, share.denominators, entropy_weight=share.bonus)
+        kl, bonus = share.penalties
+        loss = self.config.loss.model_copy(update={"kl_weight": kl})
+        config = self.config._replace(loss=loss)
+        sums = channel_sums(terms, streams, taught, config, share.denominators, entropy_weight=bonus)
         # Wrappers average gradients over ranks; the denominators are those of all ranks, so the sum is wanted.
         self.accelerator.backward(sums.total * self.ranked.crew.size)
         return np.array([*(float(x.detach()) for x in sums[:4]), *sums.pg_tokens])
@@ -196,38 +231,6 @@ class TwoChannelStep:
         (batch,) = self._micro_batches([_IDLE], 1)
         return [_IDLE], batch
 
-    # -- what the leading rank tells ---------------------------------------------------------------------------------
-
-    def _report(
-        self,
-        sums: _Sums,
-        samples: Sequence[TrainSample],
-        rows: Sequence[TrainSample],
-        denominators: Denominators,
-        bonus: float,
-    ) -> StepReport:
-        seen, loss = sums.seen, self.config.loss
-        return StepReport(
-            loss=sums.loss,
-            pg_loss=sums.pg,
-            distill_loss=sums.distill,
-            imitate_loss=sums.imitate,
-            grad_norm=0.0,
-            trained_tokens=sum(len(s.completion_ids) for s in rows),
-            applied=False,
-            reason="",
-            diagnostics={
-                "rows/trained": float(len(rows)),
-                "tokens/distill": denominators.distill,
-                "tokens/imitate": float(sum(int(active(s, s.imitate_weight).sum()) for s in samples)),
-                "ratio/mean": seen.ratio_sum / seen.tokens if seen.tokens else 1.0,
-                "ratio/clip_fraction": seen.clipped / seen.tokens if seen.tokens else 0.0,
-                **({"policy/entropy": seen.entropy_sum / seen.tokens} if seen.tokens else {}),
-                **({"policy/kl": seen.kl_sum / seen.tokens} if seen.tokens and loss.kl_weight > 0 else {}),
-                **({"policy/entropy_weight": bonus} if loss.entropy_target is not None else {}),
-            },
-        )
-
 
 _NOTHING = np.zeros(1)
 _IDLE = TrainSample(
@@ -246,20 +249,3 @@ _IDLE = TrainSample(
 
 def _finite(*values: float) -> bool:
     return bool(np.isfinite(values).all())
-
-
-def _skipped(why: Skipped, reason: str, *, sums: StepReport | None = None, norm: float = 0.0) -> StepReport:
-    if sums is not None:
-        return sums._replace(applied=False, skipped=why, reason=reason, grad_norm=norm)
-    return StepReport(
-        loss=0.0,
-        pg_loss=0.0,
-        distill_loss=0.0,
-        imitate_loss=0.0,
-        grad_norm=norm,
-        trained_tokens=0,
-        applied=False,
-        reason=reason,
-        diagnostics={},
-        skipped=why,
-    )

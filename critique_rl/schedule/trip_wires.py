@@ -41,6 +41,10 @@ class _Reading(NamedTuple):
     way: float
     accompanied: bool
     words: str
+    counted: str = "steps"
+
+
+_QUIET = _Reading(0.0, False, "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,10 +106,12 @@ class TripWires:
         truncated: float | None,
         success: float | None,
         injecting: bool,
+        conflict: float | None = None,
     ) -> None:
         """One step's rollouts, sampled after any injection or before the first one; None: not known this step.
 
-        Entropy in nats per token, lengths in tokens, the others as shares.
+        Entropy in nats per token, lengths in tokens, the others as shares; `conflict` is the cosine between the
+        gradients of evaluative and directive feedback in the training step before them.
         """
         state, config = self._state, self.config
         if config.mode == "off":
@@ -129,7 +135,7 @@ class TripWires:
         if recent is not None and recent.count >= config.min_steps:
             state.best_success = max(recent.value, state.best_success or 0.0)
         if state.injected >= config.min_steps:
-            for name, reading in self._readings().items():
+            for name, reading in {**self._readings(), **self._conflict(conflict)}.items():
                 self._advance(name, state.wires.setdefault(name, _Wire()), reading)
 
     @property
@@ -212,6 +218,19 @@ class TripWires:
             readings["high_entropy"] = _Reading(high, accompanied, words)
         return readings
 
+    def _conflict(self, cosine: float | None) -> dict[str, _Reading]:
+        """The wire moves with a measurement. Tripped, it stops what it measures: a step without one is then quiet."""
+        if cosine is None:
+            wire = self._state.wires.get("conflict")
+            return {"conflict": _QUIET} if wire is not None and wire.state is WireState.TRIPPED else {}
+        success = self._pair("success")
+        risen = success is not None and success[1] >= success[0] + self.config.flat_success
+        words = (
+            f"the gradients of evaluative and directive feedback pull against each other (cosine {cosine:.2f}) while "
+            "success has not risen"
+        )
+        return {"conflict": _Reading(-cosine / self.config.max_conflict, not risen, words, "measurements")}
+
     def _advance(self, name: str, wire: _Wire, reading: _Reading) -> None:
         config, way = self.config, max(0.0, reading.way)
         wire.way = way
@@ -225,7 +244,7 @@ class TripWires:
         if wire.beyond >= config.sustain_steps:
             wire.state, wire.calm = WireState.TRIPPED, 0
             self._state.trips += 1
-            self._tell(f"trip wire {name!r}: {reading.words}, for {wire.beyond} steps in a row", back=False)
+            self._tell(f"trip wire {name!r}: {reading.words}, for {wire.beyond} {reading.counted} in a row", back=False)
         elif way >= 1:
             wire.state = WireState.WARNED
         elif way < CALM and wire.state is WireState.WARNED:

@@ -65,6 +65,7 @@ PRESETS = {
     "gspo": ("gspo", 3e-4, 4e-4, "sequences"),
     "cispo": ("cispo", 0.2, 4.0, "tokens"),
     "rloo": ("reinforce", 0.2, 0.2, "constant"),
+    "weighted_reinforce": ("clip", 0.2, 0.2, "tokens"),
 }
 
 

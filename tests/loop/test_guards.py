@@ -14,9 +14,11 @@ from critique_rl.config.guards import GuardsConfig
 from critique_rl.loop.checkpoint import latest_checkpoint
 from critique_rl.loop.guards import uninjected, vitals
 from critique_rl.loop.parts import Parts
+from critique_rl.loop.run_state import RunState
 from critique_rl.loop.train import Trainer
-from critique_rl.protocols import Guards
+from critique_rl.protocols import GRADIENT_CONFLICT, Guards, Policy, StepReport
 from critique_rl.schedule.trip_wires import TripWires
+from critique_rl.types import TrainSample
 from tests.loop.fakes import CharPolicy, critique, group, task
 from tests.loop.test_train import Sampler, make, memory
 
@@ -34,9 +36,11 @@ class Scripted:
     def __init__(self, allowed: Sequence[bool]) -> None:
         self.allowed = allowed
         self.seen: list[bool] = []
+        self.conflicts: list[float | None] = []
 
-    def observe(self, *, injecting: bool, **_: float | None) -> None:
+    def observe(self, *, injecting: bool, conflict: float | None = None, **_: float | None) -> None:
         self.seen.append(injecting)
+        self.conflicts.append(conflict)
 
     @property
     def allows_injection(self) -> bool:
@@ -114,6 +118,60 @@ def test_injection_begins_with_the_first_critic_call(tmp_path: Path) -> None:
     wires = Scripted([True] * 5)
     guarded(make(tmp_path), wires).run()
     assert wires.seen == [False, False, True, True, True]  # called in the second step, after its rollouts
+
+
+class Measuring:
+    """A policy whose k-th step finds a cosine of -k / 10, or none where `gaps` names it."""
+
+    def __init__(self, policy: Policy, gaps: Sequence[int]) -> None:
+        self._policy = policy
+        self._gaps = gaps
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._policy, name)
+
+    def step(self, samples: Sequence[TrainSample], *, refresh_teacher: bool | None = None) -> StepReport:
+        report = self._policy.step(samples, refresh_teacher=refresh_teacher)
+        found = {} if self._policy.version in self._gaps else {GRADIENT_CONFLICT: -self._policy.version / 10}
+        return report._replace(diagnostics={**report.diagnostics, **found})
+
+
+def measuring(trainer: Trainer, guards: Guards) -> Trainer:
+    parts = guarded(trainer, guards).parts
+    own = {field.name: getattr(parts, field.name) for field in fields(parts)}
+    own["policy"] = Measuring(parts.policy, gaps=(2,))
+    return Trainer(trainer.config, Guarded(**own), trainer.run_dir)
+
+
+def test_the_wires_hear_of_the_conflict_in_the_step_before(tmp_path: Path) -> None:
+    wires = Scripted([True] * 5)
+    measuring(make(tmp_path), wires).run()
+    assert wires.conflicts == [None, -0.1, None, -0.3, -0.4]
+
+
+def test_a_resumed_run_still_knows_the_conflict_of_its_latest_step(tmp_path: Path) -> None:
+    broken = measuring(make(tmp_path, sampler=Sampler(stop_at=4)), Scripted([True] * 5))
+    broken.run()
+    saved = latest_checkpoint(tmp_path / "checkpoints")
+    assert saved is not None
+    taken = broken.progress.step
+    assert saved.state["conflict"] == (None if taken in (0, 2) else -taken / 10)
+    wires = Scripted([True] * 5)
+    resumed = guarded(make(tmp_path), wires)
+    resumed.resume(saved)
+    resumed.run()
+    assert wires.conflicts[0] == saved.state["conflict"]
+
+
+def test_a_checkpoint_from_before_there_was_a_conflict_is_taken_up(tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    trainer.run()
+    saved = latest_checkpoint(tmp_path / "checkpoints")
+    assert saved is not None
+    old = {name: value for name, value in saved.state.items() if name != "conflict"}
+    again = RunState(trainer.parts)
+    again.take_up(old)
+    assert again.conflict is None and again.progress.step == trainer.progress.step
 
 
 @pytest.mark.parametrize("call", [3, 5, 6])

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from critique_rl.algorithms.grpo import Grpo
+from critique_rl.algorithms.weighted_reinforce import WeightedReinforce
+from critique_rl.config.algorithm import GrpoConfig, WeightedReinforceConfig
 from critique_rl.loop.criticize import CriticTally
-from critique_rl.loop.metrics import critic_metrics, group_metrics
+from critique_rl.loop.metrics import algorithm_metrics, critic_metrics, group_metrics
 from critique_rl.types import CriticOutcome, Refinement
 from tests.loop.fakes import critique, group, task
 
@@ -51,3 +54,10 @@ def test_every_outcome_has_a_counter() -> None:
 @pytest.mark.parametrize("total", [CriticTally(), CriticTally(outcomes={"ok": 1}, cost_usd=None)])
 def test_a_cost_that_is_not_known_is_absent(total: CriticTally) -> None:
     assert "critic/cost_usd" not in critic_metrics(total)
+
+
+def test_a_method_that_counts_is_heard() -> None:
+    nsr = WeightedReinforce(WeightedReinforceConfig(preset="nsr"))
+    nsr.assemble([group(task(), "42", "41", "!")])
+    assert algorithm_metrics(nsr) == {"reinforce/kept_share": 0.5, "reinforce/right_share": 0.5}
+    assert algorithm_metrics(Grpo(GrpoConfig())) == {}
