@@ -281,7 +281,8 @@ def test_a_critic_that_can_never_answer_stops_the_run_with_everything_on_disk(tm
 
 
 def as_json(trainer: Trainer) -> Tree:
-    state = {"progress": trainer.progress.to_json(), "plateau": trainer.parts.plateau.state_dict()}
+    # No conflict between gradients is measured on this policy.
+    state = {"progress": trainer.progress.to_json(), "conflict": None, "plateau": trainer.parts.plateau.state_dict()}
     return json.loads(json.dumps(state))
 
 
