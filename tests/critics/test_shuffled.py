@@ -33,6 +33,15 @@ def test_every_attempt_gets_words_about_another_task_and_keeps_its_scores() -> N
     assert len({c.directives[0].text for c in given}) > 2
 
 
+def test_the_least_similar_words_are_taken() -> None:
+    said = {"a-1": "carry one into the tens", "b-1": "carry two into the tens", "c-1": "begin with the ones"}
+    critic = ScriptedCritic(lambda r: f'{{"directives": [{{"text": "{said[r.attempt]}"}}]}}')
+    given = ShuffledCritic(critic).review([request(task, 1) for task in "abc"])
+    # words in common, of all: a and b 4/6, a and c 1/8, b and c 1/8
+    assert [c.directives[0].text for c in given[:2]] == [said["c-1"]] * 2
+    assert given[2].directives[0].text in (said["a-1"], said["b-1"])
+
+
 def test_one_task_alone_gets_words_of_an_earlier_call_or_none() -> None:
     critic = ShuffledCritic(own_words())
     assert critic.review([request("a", 1)])[0].directives == ()
