@@ -6,6 +6,7 @@ Must not know: what an arm does.
     OUTPUT/ablation.json, ablation.png, ablation.md      the result, the picture, the table to read
     OUTPUT/ablation_curves.png                           success over tokens, if runs were evaluated on the way
     OUTPUT/ARM/seed-N/...                                each run, as `critique-rl train` writes it
+    OUTPUT/ARM/seed-N/held_out.jsonl                     its policy's answers, where figures need them all together
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from typing import NamedTuple, cast
 
 from critique_rl.config.ablation import AblationConfig, ClaimConfig
 from critique_rl.config.load import RunFile
+from critique_rl.decisions.deployed import deployed_figures, stated_figures
+from critique_rl.decisions.held_out import held_out_answers
 from critique_rl.errors import ConfigError, CritiqueRLError
 from critique_rl.experiment import PlannedRun, plan, run_one
 from critique_rl.provenance import commit, device_name, versions
 from critique_rl.report.ablation_chart import draw_ablation, draw_curves
+from critique_rl.report.ablation_metrics import POOLED_FIGURES
 from critique_rl.report.ablation_rows import Courses, judged, rows_of
 from critique_rl.report.ablation_table import ablation_table, has_floors
 from critique_rl.report.course import Course, read_course
@@ -68,11 +72,12 @@ def ablate(
         raise ConfigError(f"{run_file.source}: one arm at one seed is nothing to compare; add arms or seeds")
     _check_equal_compute(runs)
     _check_floors(spec.claims, runs)
+    _check_columns(spec.columns, runs)
     done: dict[str, Json] = {}
     courses: dict[tuple[object, object], Course] = {}
     failed: dict[str, str] = {}
     result: Json = {}
-    for planned, outcome in _train_all(runs, jobs=jobs or spec.jobs, resume=resume):
+    for planned, outcome in _train_all(runs, spec, jobs=jobs or spec.jobs, resume=resume):
         name = f"{planned.arm}/seed-{planned.seed}"
         if isinstance(outcome, CritiqueRLError):
             failed[name] = str(outcome)
@@ -118,7 +123,24 @@ def _check_floors(claims: Sequence[ClaimConfig], runs: Sequence[PlannedRun]) -> 
                 )
 
 
-def _train_all(runs: Sequence[PlannedRun], *, jobs: int, resume: bool):
+def _check_columns(columns: Sequence[str], runs: Sequence[PlannedRun]) -> None:
+    """What no run would measure could only be told when all of them have ended."""
+    for run in runs:
+        asked = run.config.evaluation
+        stated = any(reward.kind == "with_confidence" for reward in run.config.rewards.values())
+        for metric in columns:
+            way_out = ""
+            if metric.startswith("pass") and int(metric[5:]) not in asked.pass_at:
+                way_out = f"add {metric[5:]} to evaluation.pass_at"
+            elif metric.endswith("_vote") and asked.samples_per_task == 1:
+                way_out = "set evaluation.samples_per_task above 1"
+            elif metric.startswith(("confidence/", "weighted_", "most_confident")) and not stated:
+                way_out = 'judge by a [rewards.NAME] of kind = "with_confidence"'
+            if way_out:
+                raise ConfigError(f"ablation.columns: arm {run.arm!r} does not measure {metric!r}; {way_out}")
+
+
+def _train_all(runs: Sequence[PlannedRun], spec: AblationConfig, *, jobs: int, resume: bool):
     """Each run with its summary or its error, in the order in which they end; never more than `jobs` at once."""
     waiting = list(runs)
     # One run per process: what torch and the libraries hold is given back at its end.
@@ -128,7 +150,7 @@ def _train_all(runs: Sequence[PlannedRun], *, jobs: int, resume: bool):
             while waiting or running:
                 while waiting and len(running) < jobs:
                     planned = waiting.pop(0)
-                    running[pool.submit(_train, planned, resume)] = planned
+                    running[pool.submit(_train, planned, resume, spec)] = planned
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in ended:
                     yield running.pop(future), future.result()
@@ -136,20 +158,40 @@ def _train_all(runs: Sequence[PlannedRun], *, jobs: int, resume: bool):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _train(planned: PlannedRun, resume: bool) -> Json | CritiqueRLError:
+def _train(planned: PlannedRun, resume: bool, spec: AblationConfig) -> Json | CritiqueRLError:
     """In a process of its own: errors of a user's making come back as values, others as they are."""
     try:
-        return run_one(planned, resume=resume, console=False)
+        run = run_one(planned, resume=resume, console=False)
+        return {**run, POOLED_FIGURES: _pooled_figures(planned, spec)} if spec.needs_answers else run
     except CritiqueRLError as error:
         # The very error may not survive the way between processes: some take more than a message.
         return CritiqueRLError(str(error))
+
+
+def _pooled_figures(planned: PlannedRun, spec: AblationConfig) -> dict[str, float]:
+    """Of the answers of all classes together."""
+    given = held_out_answers(planned.config, planned.directory)
+    if spec.decisions is None:
+        return stated_figures(given)
+    by_confidence = planned.arm in spec.decisions.by_confidence
+    return stated_figures(given) | deployed_figures(given, spec.decisions, by_confidence=by_confidence)
 
 
 def _result(
     runs: Sequence[PlannedRun], finished: Sequence[Json], courses: Courses, spec: AblationConfig, *, command: str
 ) -> Json:
     arms = [arm for arm in dict.fromkeys(run.arm for run in runs) if any(row["arm"] == arm for row in finished)]
-    table = [row for arm in arms for row in rows_of(arm, [row for row in finished if row["arm"] == arm], courses)]
+    table = [
+        row
+        for arm in arms
+        for row in rows_of(
+            arm,
+            [row for row in finished if row["arm"] == arm],
+            courses,
+            classes=spec.classes,
+            columns=spec.columns,
+        )
+    ]
     claims = [judged(claim, table) for claim in spec.claims]
     seeds = sorted({cast(int, row["seed"]) for row in finished})
     return {
@@ -166,6 +208,17 @@ def _result(
                     "holds": None,
                 }
                 for r in table
+            ),
+            *(
+                {
+                    "name": f"{r['arm']}/{r['class']}/{name}",
+                    "value": found["mean"],
+                    "unit": "held out, mean over seeds",
+                    "target": None,
+                    "holds": None,
+                }
+                for r in table
+                for name, found in cast("Mapping[str, Json]", r.get("metrics", {})).items()
             ),
         ],
         "table": table,

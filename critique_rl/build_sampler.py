@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from critique_rl.config.algorithm import DistillationConfig, imitation_options
 from critique_rl.config.engine import ContinuousEngineConfig, VllmEngineConfig
+from critique_rl.config.guards import meets_conflict
 from critique_rl.config.run import RunConfig
 from critique_rl.engines.crewed import CrewEngine
 from critique_rl.engines.hf import HFEngine
@@ -184,6 +185,6 @@ def step_config(config: RunConfig) -> StepConfig:
 
 
 def conflict_every(config: RunConfig) -> int:
-    """Steps between measurements of the gradients' conflict; 0 where no trip wire would look at them."""
-    watched = "guards" in config.reads and config.guards.mode != "off" and config.feedback is None
-    return config.guards.conflict_every if watched else 0
+    """Steps between measurements of the gradients' conflict; 0 where there is none, or no trip wire looks at it."""
+    watched = config.guards.mode != "off" and config.feedback is None
+    return config.guards.conflict_every if watched and meets_conflict(config.algorithm, config.distillation) else 0

@@ -11,6 +11,7 @@ import pytest
 
 from critique_rl import ablation
 from critique_rl.ablation import ablate, ablation_table
+from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.load import RunFile, read_run_file
 from critique_rl.errors import ConfigError
 from critique_rl.experiment import PlannedRun
@@ -77,7 +78,7 @@ def fake(monkeypatch: pytest.MonkeyPatch):
     def put(hard: Mapping[str, int | str]) -> FakeRuns:
         runs = FakeRuns(hard)
 
-        def train_all(planned: list[PlannedRun], *, jobs: int, resume: bool):
+        def train_all(planned: list[PlannedRun], spec: AblationConfig, *, jobs: int, resume: bool):
             for one in planned:
                 yield one, runs(one, resume)
 

@@ -67,7 +67,7 @@ class Combiner:
         self._told: set[str] = set()
 
     def read(self, groups: Sequence[Group]) -> _Batch:
-        """The step's values. Errors: DataError, as the reader's."""
+        """The step's values; a task that an epoch's end brings twice counts once. Errors: DataError, the reader's."""
         rows: dict[tuple[str, str], _Row] = {}
         values: list[list[float]] = []
         lengths: list[int] = []
@@ -75,7 +75,7 @@ class Combiner:
             if group.late:
                 continue
             for rollout, score, found in zip(group.rollouts, group.scores, self._reader.read(group), strict=True):
-                if score.status is ScoreStatus.ERROR:
+                if score.status is ScoreStatus.ERROR or (rollout.task_id, rollout.id) in rows:
                     continue
                 start = group.confidence_tokens.get(rollout.id)
                 rows[rollout.task_id, rollout.id] = _Row(len(values), g, start)

@@ -5,11 +5,36 @@ Owns: the entry's keys. Must not know: how arms are run or how success is measur
 
 from __future__ import annotations
 
-from typing import Self
+import re
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from critique_rl.config.base import Strict
+
+SUCCESS, POOLED = "success", "all"
+_STATED = "valid|confidence|overconfidence|std|distinct|at_ends|collapsed|brier|ece|ece_equal_mass|auroc"
+_MEASURED = re.compile(
+    rf"pass[@^][1-9]\d*|majority_vote|weighted_vote|most_confident|confidence/(?:{_STATED})"
+    r"|(?:utility|coverage|precision)@[0-9.]+"
+)
+Metric = Annotated[str, Field(min_length=1)]
+
+
+def _check_metric(metric: str) -> None:
+    if not _MEASURED.fullmatch(metric):
+        raise ValueError(
+            f"{metric!r} is nothing that is measured; wanted pass@K or pass^K, majority_vote, weighted_vote, "
+            f"most_confident, confidence/ and one of {_STATED.replace('|', ', ')}, or utility@L, coverage@L or "
+            "precision@L with an L of decisions.penalties"
+        )
+
+
+class ShareConfig(Strict):
+    """A share of what another arm has."""
+
+    arm: str
+    share: float = Field(gt=0.0, lt=1.0, description="such as 0.333 for a third")
 
 
 class ClaimConfig(Strict):
@@ -18,11 +43,17 @@ class ClaimConfig(Strict):
     name: str = Field(min_length=1)
     arm: str
     kind: str = Field(alias="class", description='a task\'s kind ("all" for tasks without one)')
+    metric: Metric = Field(default=SUCCESS, description="what is compared: success, or one of columns")
     above: tuple[str, ...] = Field(
         default=(), description="arms that it must beat: its interval lies above each of theirs, without overlap"
     )
     not_below: tuple[str, ...] = Field(
         default=(), description="arms that it must not be worse than: its interval does not lie below any of theirs"
+    )
+    at_most_share_of: ShareConfig | None = Field(
+        default=None,
+        description="for a metric that should fall: the upper end of its interval is at most this share of the lower "
+        "end of that arm's",
     )
     floor_above: float | None = Field(
         default=None,
@@ -32,11 +63,63 @@ class ClaimConfig(Strict):
         "first reached half of its best; a seed that never succeeds refutes it. It needs evaluation.every",
     )
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The arms that it is compared with."""
+        shared = () if self.at_most_share_of is None else (self.at_most_share_of.arm,)
+        return (*self.above, *self.not_below, *shared)
+
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if bool(self.above) + bool(self.not_below) + (self.floor_above is not None) != 1:
-            raise ValueError("give exactly one of above and not_below, each a list of arms, and floor_above, a number")
+        forms = (self.above, self.not_below, self.floor_above is not None, self.at_most_share_of is not None)
+        if sum(map(bool, forms)) != 1:
+            raise ValueError(
+                "give exactly one of above and not_below, each a list of arms, at_most_share_of, an arm and a share, "
+                "and floor_above, a number"
+            )
+        if self.floor_above is not None and self.metric != SUCCESS:
+            raise ValueError(f"metric = {self.metric!r} has no effect with floor_above, which is of success; remove it")
         return self
+
+
+class DecisionsConfig(Strict):
+    """What the final policies are worth where a mistake costs L: 1 for a right answer, -L for a wrong one, 0 for none.
+
+    On half of the held-out tasks, the same for all arms and seeds; what cannot be read counts as no answer.
+    """
+
+    penalties: tuple[Annotated[float, Field(ge=0.0, allow_inf_nan=False)], ...] = Field(
+        min_length=1, description="each L, such as [1, 4, 9]"
+    )
+    abstains: str | None = Field(
+        default=None,
+        description="regular expression that an answer fits, as a whole, when it gives none, if the verifier reads it "
+        "as an answer (None: no answer that can be read abstains)",
+    )
+    by_confidence: tuple[str, ...] = Field(
+        default=(),
+        description="arms that answer where the stated confidence, calibrated on the other half of the tasks, is at "
+        "least L / (1 + L); every other arm answers unless it abstains",
+    )
+    calibrator: Literal["temperature", "platt", "isotonic"] | None = Field(
+        default=None, description="the map that by_confidence fits, one for each run (None: platt)"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        if len(set(self.penalties)) < len(self.penalties):
+            raise ValueError(f"penalties = {list(self.penalties)} names one twice; remove it")
+        try:
+            re.compile(self.abstains or "")
+        except re.error as error:
+            raise ValueError(f"abstains = {self.abstains!r} is not a regular expression: {error}") from None
+        if self.calibrator is not None and not self.by_confidence:
+            raise ValueError(f"calibrator = {self.calibrator!r} has no effect without by_confidence; remove it")
+        return self
+
+    def figures(self) -> frozenset[str]:
+        """The metrics that it makes."""
+        return frozenset(f"{name}@{L:g}" for name in ("utility", "coverage", "precision") for L in self.penalties)
 
 
 class AblationConfig(Strict):
@@ -44,11 +127,56 @@ class AblationConfig(Strict):
 
     reference: str = Field(description="the arm that every other one is compared with")
     jobs: int = Field(default=2, ge=1, description="runs at a time, each in a process of its own")
+    classes: tuple[str, ...] = Field(
+        default=(),
+        description='classes of tasks to compare, "all" for all of them together (none: each class by itself)',
+    )
+    columns: tuple[Metric, ...] = Field(
+        default=(),
+        description="what to compare beside success: figures of the evaluation such as pass@64 or confidence/ece, and "
+        "utility@L, coverage@L and precision@L (right of answered) of decisions",
+    )
+    decisions: DecisionsConfig | None = Field(
+        default=None, description="what the final policies' answers are worth at several prices; in class all only"
+    )
     claims: tuple[ClaimConfig, ...] = ()
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether figures are wanted that only the answers of all classes together can give."""
+        stated = any(metric.startswith("confidence/") for metric in self.columns)
+        return self.decisions is not None or (POOLED in self.classes and stated)
 
     def arms(self) -> tuple[str, ...]:
         """Every arm that the section names."""
         named = [self.reference]
         for claim in self.claims:
-            named += [claim.arm, *claim.above, *claim.not_below]
+            named += [claim.arm, *claim.others]
+        named += self.decisions.by_confidence if self.decisions is not None else ()
         return tuple(dict.fromkeys(named))
+
+    @model_validator(mode="after")
+    def _columns_are_measured(self) -> Self:
+        made = frozenset[str]() if self.decisions is None else self.decisions.figures()
+        for metric in self.columns:
+            _check_metric(metric)
+            if metric.partition("@")[0] in ("utility", "coverage", "precision") and metric not in made:
+                known = ", ".join(sorted(made)) or "none, without a section decisions"
+                raise ValueError(f"columns: {metric!r} is not of decisions.penalties; there are {known}")
+        if len(set(self.columns)) < len(self.columns) or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"columns = {list(self.columns)}, classes = {list(self.classes)}: one stands there twice")
+        if made and (POOLED not in self.classes or not made & set(self.columns)):
+            raise ValueError(
+                'decisions are shown for class "all" only, in columns that ask for them; add "all" to classes and a '
+                f"metric such as {min(made)!r} to columns"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _claims_are_of_what_is_compared(self) -> Self:
+        for claim in self.claims:
+            if claim.metric not in (SUCCESS, *self.columns):
+                raise ValueError(f"claim {claim.name!r}: metric = {claim.metric!r} is not one of columns; add it there")
+            if self.classes and claim.kind not in self.classes:
+                raise ValueError(f"claim {claim.name!r}: class = {claim.kind!r} is not one of classes; add it there")
+        return self

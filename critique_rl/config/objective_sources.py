@@ -73,9 +73,9 @@ class PayoffObjectiveConfig(_Objective):
     """What answering is worth: one number for a right answer, a wrong one, and none (abstaining)."""
 
     source: Literal["payoff"]
-    correct: float = Field(default=1.0, allow_inf_nan=False)
-    wrong: float = Field(allow_inf_nan=False, description="below correct, such as -4 for a mistake that costs four")
-    abstain: float = Field(default=0.0, allow_inf_nan=False)
+    correct: float = Field(default=1.0, description="of a right answer")
+    wrong: float = Field(description="below correct, such as -4 for a mistake that costs four")
+    abstain: float = Field(default=0.0, description="of a wrong completion that abstains fits; between the two others")
     abstains: str = Field(description="regular expression that a completion fits, as a whole, when it gives no answer")
 
     @model_validator(mode="after")
@@ -129,20 +129,17 @@ def check_sources(
     rewards: Mapping[str, str],
     uses: Collection[str],
     calibrated: bool,
-    recalled: bool,
 ) -> None:
     """Raises ValueError for an objective that the run cannot measure.
 
     `rewards` are the kinds of the run's rewards by name, `uses` what is learned from critiques; `calibrated`: there is
-    a [trust] calibration; `recalled`: the rollouts come from [feedback].
+    a [trust] calibration.
     """
     for name, objective in objectives.items():
         where = f"objectives.of.{name}"
         stated = objective.source == "confidence" or objective.tokens != "all"
         if stated and "with_confidence" not in rewards.values():
             raise ValueError(f'{where} needs a [rewards.NAME] of kind = "with_confidence", and there is none')
-        if recalled and objective.tokens != "all":
-            raise ValueError(f"{where}.tokens has no effect with [feedback], whose rows say nothing of it; remove it")
         if objective.source == "reward" and objective.reward not in rewards:
             known = ", ".join(sorted(rewards))
             raise ValueError(f"{where}.reward = {objective.reward!r} is no reward of this run; known are {known}")

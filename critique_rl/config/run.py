@@ -23,7 +23,7 @@ from critique_rl.config.critic import CriticConfig
 from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConfig
 from critique_rl.config.evaluation import EvaluationConfig
 from critique_rl.config.feedback import FeedbackConfig
-from critique_rl.config.guards import GuardsConfig
+from critique_rl.config.guards import GuardsConfig, check_conflict
 from critique_rl.config.loss import LossConfig, with_loss_defaults
 from critique_rl.config.objective_sources import check_sources
 from critique_rl.config.objectives import ObjectivesConfig, check_method
@@ -212,7 +212,6 @@ class RunConfig(Strict):
             rewards={**{name: name for name in own}, **{name: reward.kind for name, reward in self.rewards.items()}},
             uses=getattr(self.algorithm, "use", ()),
             calibrated=bool(self.trust.calibration),
-            recalled=self.feedback is not None,
         )
         return self
 
@@ -243,4 +242,5 @@ class RunConfig(Strict):
             raise ValueError(
                 f"algorithm.name = {self.algorithm.name!r} needs a [critic] section (or [feedback]), and none is set"
             )
+        check_conflict(self.guards, self.algorithm, self.distillation)
         return self

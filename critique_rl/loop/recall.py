@@ -16,6 +16,7 @@ import numpy as np
 from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.errors import CheckpointError, DataError
 from critique_rl.feedback.rows import FeedbackRow, RolloutRow
+from critique_rl.loop.collect import confidence_tokens
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.protocols import Policy, Reward
 from critique_rl.types import Critique, Group, Rollout, ScoreStatus
@@ -118,21 +119,23 @@ class FeedbackGroups:
             self._counts["rows"] += 1
         if not rollouts:
             return None
-        scores = tuple(self._reward.score(task, rollout.text) for rollout in rollouts.values())
+        kept = tuple(rollouts.values())
+        scores = tuple(self._reward.score(task, rollout.text) for rollout in kept)
         known = {row.rollout.id: row.rollout.score for row in rows}
-        for rollout, score in zip(rollouts.values(), scores, strict=True):
+        for rollout, score in zip(kept, scores, strict=True):
             earlier = known[rollout.id]
             if earlier is not None and earlier.status is not ScoreStatus.ERROR and earlier.correct != score.correct:
                 self._counts["reward_differs"] += 1
         joined = {name: _joined(several) for name, several in critiques.items()}
-        wrong = {r.id for r, s in zip(rollouts.values(), scores, strict=True) if not s.correct}
+        wrong = {r.id for r, s in zip(kept, scores, strict=True) if not s.correct}
         return Group(
             task=task,
-            rollouts=tuple(rollouts.values()),
+            rollouts=kept,
             scores=scores,
             plateaued=True,
             # A right attempt needs no refinement, whatever was said of it.
             critiques={name: critique for name, critique in joined.items() if name in wrong},
+            confidence_tokens=confidence_tokens(kept, scores, decode=self._policy.decode),
         )
 
     def _rollout(self, row: RolloutRow) -> Rollout | None:

@@ -115,7 +115,10 @@ def _inner(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> floa
 
 
 class Between(NamedTuple):
-    """Two mixtures of the gradients: their norms, and their cosine, which is None where one is zero or not finite."""
+    """Two mixtures of the gradients: their norms, and their cosine, which is None where one is zero or not finite.
+
+    A norm that is not finite stays so.
+    """
 
     norm: float
     other_norm: float
@@ -124,7 +127,8 @@ class Between(NamedTuple):
 
 def between(gram_PP: Tensor, one_P: Tensor, other_P: Tensor) -> Between:
     """How the mixtures sum_p one_p g_p and sum_p other_p g_p lie to each other."""
-    norm, other = (math.sqrt(max(0.0, float(x @ gram_PP @ x))) for x in (one_P, other_P))
+    # The 0 comes second: max of (0, NaN) would be 0.
+    norm, other = (math.sqrt(max(float(x @ gram_PP @ x), 0.0)) for x in (one_P, other_P))
     scale = norm * other
     if not (math.isfinite(scale) and scale > 0):
         return Between(norm, other, None)

@@ -49,10 +49,13 @@ def measure_conflict(
     Empty where either has no rows. Two passes of their own over the rows of each, and no trace in `.grad`: the step
     that follows is the same bit for bit. Memory: one gradient is held.
     """
-    parts = [evaluative_part(samples, penalties), directive_part(samples)]
-    if not all(part.rows for part in parts):
+    directive = directive_part(samples)
+    if not directive.rows:
         return {}
-    passes = held.passes(parts, sum_part, keep=False)
+    evaluative = evaluative_part(samples, penalties)
+    if not evaluative.rows:
+        return {}
+    passes = held.passes([evaluative, directive], sum_part, keep=False)
     return _conflict(passes.gram_PP, torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double())
 
 
@@ -108,12 +111,13 @@ def _joined_sums(parts: Sequence[Part], sums: Sequence[Sums | None], weights: Se
 
 
 def _objective_figures(gram_KK: Tensor, coefficients: Sequence[float]) -> dict[str, float]:
-    norms_K = gram_KK.diagonal().clamp(min=0).sqrt().nan_to_num(0.0, 0.0)
-    on = [k for k in range(len(coefficients)) if norms_K[k] > 0]
+    norms_K = gram_KK.diagonal().clamp(min=0).sqrt()
+    known = [k for k in range(len(coefficients)) if norms_K[k].isfinite()]
+    on = [k for k in known if norms_K[k] > 0]
     cosines = [float(gram_KK[k, j] / (norms_K[k] * norms_K[j])) for k in on for j in on if j < k]
     return {
         **{f"objectives/alpha_{k}": alpha for k, alpha in enumerate(coefficients)},
-        **{f"objectives/grad_norm_{k}": float(norms_K[k]) for k in range(len(coefficients))},
+        **{f"objectives/grad_norm_{k}": float(norms_K[k]) for k in known},
         **({"objectives/cosine_min": min(cosines)} if cosines else {}),
     }
 

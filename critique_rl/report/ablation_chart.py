@@ -17,43 +17,63 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 _INK, _MUTED, _LINE, _ARM, _REFERENCE = "#1d2330", "#5b6472", "#d7dbe2", "#1f5fbf", "#8a5a00"
 _ARMS = ("#1f5fbf", "#c2410c", "#15803d", "#7e22ce", "#be185d", "#0e7490", "#4d7c0f")
 _DASHES = ("-", "--", "-.", ":")
+_PANELS_ACROSS = 4
+_NO_SHARES = ("confidence/", "utility@")
+"""Metrics whose panels choose their own range."""
 
 
 def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:
-    """Write a PNG. `table` rows hold arm, class, mean, low, high, rates (one per seed); errors: OSError."""
+    """Write a PNG: one panel per class, and one more per class and further metric.
+
+    `table` rows hold arm, class, mean, low, high, rates (one per seed), and maybe metrics: by name mean, low, high
+    (None: not known) and values. Errors: OSError.
+    """
     kinds = list(dict.fromkeys(cast(str, row["class"]) for row in table))
     arms = list(dict.fromkeys(cast(str, row["arm"]) for row in table))
-    figure = Figure(figsize=(3.0 + 3.4 * len(kinds), 1.1 + 0.34 * len(arms)), layout="constrained")
+    columns = list(
+        dict.fromkeys(name for row in table for name in cast("Mapping[str, object]", row.get("metrics", {})))
+    )
+    panels = [(kind, column) for kind in kinds for column in (None, *columns)]
+    across = len(panels) if not columns else min(len(panels), _PANELS_ACROSS)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(3.0 + 3.4 * across, down * (1.1 + 0.34 * len(arms))), layout="constrained")
     figure.get_layout_engine().set(wspace=0.08)  # pyright: ignore
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for panel, kind in zip(axes, kinds, strict=True):
-        panel.set_title(kind, fontsize=10, color=_INK, loc="left")
+    axes = figure.subplots(down, across, sharey=True, squeeze=False)
+    for panel in axes.flat[len(panels) :]:
+        panel.set_visible(False)
+    for panel, (kind, column) in zip(axes.flat, panels, strict=False):
+        panel.set_title(kind if column is None else f"{kind}: {column}", fontsize=10, color=_INK, loc="left")
         for row in (row for row in table if row["class"] == kind):
-            y = arms.index(cast(str, row["arm"]))
-            mean, low, high = (float(cast(float, row[key])) for key in ("mean", "low", "high"))
-            colour = _REFERENCE if row["arm"] == reference else _ARM
-            if row["arm"] == reference:
-                panel.axvspan(low, high, color=_REFERENCE, alpha=0.12, linewidth=0)
-            panel.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt", zorder=2)
-            panel.plot(
-                cast("list[float]", row["rates"]),
-                [y + 0.26] * len(cast("list[float]", row["rates"])),
-                "|",
-                color=_MUTED,
-                markersize=4,
-                zorder=2,
-            )
-            panel.plot([mean], [y], "o", color=colour, markersize=6, zorder=3)
-        panel.set_xlim(-0.02, 1.02)
+            if column is None:
+                shown = {**row, "values": row["rates"]}
+            else:
+                shown = cast("Mapping[str, Mapping[str, object]]", row.get("metrics", {})).get(column, {})
+            _draw_arm(panel, arms.index(cast(str, row["arm"])), shown, reference=row["arm"] == reference)
         panel.set_ylim(len(arms) - 0.5, -0.5)
         panel.set_yticks(range(len(arms)), arms)
-        panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if column is None or not column.startswith(_NO_SHARES):
+            panel.set_xlim(-0.02, 1.02)
+            panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         _quiet(panel, grid="x")
-    for label in axes[0].get_yticklabels():
+    for label in (label for row in axes for label in row[0].get_yticklabels()):
         label.set_color(_REFERENCE if label.get_text() == reference else _INK)
-    figure.supxlabel("held-out success: mean over seeds, interval, and each seed as a tick", fontsize=8, color=_MUTED)
+    what = "held-out success" if not columns else "held-out success and what is named"
+    figure.supxlabel(f"{what}: mean over seeds, interval, and each seed as a tick", fontsize=8, color=_MUTED)
     figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+
+
+def _draw_arm(panel: Axes, y: int, shown: Mapping[str, object], *, reference: bool) -> None:
+    colour = _REFERENCE if reference else _ARM
+    mean, low, high = (cast("float | None", shown.get(key)) for key in ("mean", "low", "high"))
+    if low is not None and high is not None:
+        if reference:
+            panel.axvspan(low, high, color=_REFERENCE, alpha=0.12, linewidth=0)
+        panel.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt", zorder=2)
+    values = [value for value in cast("Sequence[float | None]", shown.get("values", ())) if value is not None]
+    panel.plot(values, [y + 0.26] * len(values), "|", color=_MUTED, markersize=4, zorder=2)
+    if mean is not None:
+        panel.plot([mean], [y], "o", color=colour, markersize=6, zorder=3)
 
 
 def draw_curves(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:

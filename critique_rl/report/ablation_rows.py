@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from critique_rl.config.ablation import ClaimConfig
+from critique_rl.config.ablation import SUCCESS, ClaimConfig
+from critique_rl.report.ablation_metrics import ends_of, figures_of, over_seeds
 from critique_rl.report.course import Course, curve_of, floor_of
 from critique_rl.stats.intervals import seeds_interval
 
@@ -17,14 +18,16 @@ Courses = Mapping[tuple[object, object], Course]
 """By arm and seed, of the runs that were evaluated on the way."""
 
 
-def rows_of(arm: str, runs: Sequence[Json], courses: Courses) -> list[Json]:
+def rows_of(
+    arm: str, runs: Sequence[Json], courses: Courses, *, classes: Sequence[str] = (), columns: Sequence[str] = ()
+) -> list[Json]:
     """One row per class of tasks: mean over seeds with its interval, what the arm used, per seed on average, and how it
-    fared on the way if every seed was evaluated there."""
+    fared on the way if every seed was evaluated there. `columns` are further metrics, under "metrics"."""
     followed = [courses[arm, run["seed"]] for run in runs if (arm, run["seed"]) in courses]
-    kinds = list(dict.fromkeys(kind for run in runs for kind in cast("Mapping[str, Json]", run["end"])))
+    by_run = [ends_of(run, classes) for run in runs]
     rows: list[Json] = []
-    for kind in kinds:
-        ends = [cast("Mapping[str, Json]", run["end"])[kind] for run in runs]
+    for kind in dict.fromkeys(kind for found in by_run for kind in found):
+        ends = [found[kind] for found in by_run]
         successes = [cast(int, end["successes"]) for end in ends]
         trials = [cast(int, end["trials"]) for end in ends]
         rates = [s / n for s, n in zip(successes, trials, strict=True)]
@@ -44,10 +47,21 @@ def rows_of(arm: str, runs: Sequence[Json], courses: Courses) -> list[Json]:
                 "critic_tokens": _mean(runs, "critic_completion_tokens"),
                 "critic_calls": _mean(runs, "critic_calls"),
                 "train_wall_s": _mean(runs, "train_wall_s"),
-                **(_on_the_way(followed, kind) if len(followed) == len(runs) else {}),
+                **({"metrics": _metrics(ends, columns)} if columns else {}),
+                **(_on_the_way(followed, kind) if len(followed) == len(runs) and _followed(followed, kind) else {}),
             }
         )
     return rows
+
+
+def _metrics(ends: Sequence[Json], columns: Sequence[str]) -> Json:
+    figures = [figures_of(end) for end in ends]
+    return {name: over_seeds([found.get(name) for found in figures]) for name in columns}
+
+
+def _followed(courses: Sequence[Course], kind: str) -> bool:
+    """Whether the class was evaluated on the way: one that pools others was not."""
+    return all(kind in evaluation.success for course in courses for evaluation in course.evaluations)
 
 
 def _on_the_way(courses: Sequence[Course], kind: str) -> Json:
@@ -79,7 +93,6 @@ def judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
     rows = {cast(str, r["arm"]): r for r in table if r["class"] == claim.kind}
     if claim.floor_above is not None:
         return _judged_floor(claim, claim.floor_above, rows.get(claim.arm, {}))
-    others = claim.above or claim.not_below
     entry: Json = {
         "name": claim.name,
         "value": None,
@@ -87,13 +100,37 @@ def judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
         "target": "> 0",
         "holds": None,
     }
-    if any(arm not in rows for arm in (claim.arm, *others)):
+    if claim.metric != SUCCESS:
+        entry["unit"] = f"margin between intervals of {claim.metric}"
+    bounds = [_bounds(rows.get(arm, {}), claim.metric) for arm in (claim.arm, *claim.others)]
+    if None in bounds:
         return entry
-    own = rows[claim.arm]
-    ends = ("low", "high") if claim.above else ("high", "low")
-    margins = [float(cast(float, own[ends[0]])) - float(cast(float, rows[other][ends[1]])) for other in others]
+    (low, high), *others = (bound for bound in bounds if bound is not None)
+    if claim.at_most_share_of is not None:
+        return {**entry, **_judged_share(claim, high, others[0][0])}
+    margins = [low - other[1] if claim.above else high - other[0] for other in others]
     holds = min(margins) > 0 if claim.above else min(margins) >= 0
     return {**entry, "value": min(margins), "target": "> 0" if claim.above else ">= 0", "holds": holds}
+
+
+def _bounds(row: Json, metric: str) -> tuple[float, float] | None:
+    found = row if metric == SUCCESS else cast("Mapping[str, Json]", row.get("metrics", {})).get(metric, {})
+    low, high = found.get("low"), found.get("high")
+    return None if low is None or high is None else (cast(float, low), cast(float, high))
+
+
+def _judged_share(claim: ClaimConfig, high: float, other_low: float) -> Json:
+    """The share between the ends of intervals that speaks most against the claim; None where the other's is not above
+    0, and nothing can be a share of it."""
+    assert claim.at_most_share_of is not None
+    share = claim.at_most_share_of.share
+    value = high / other_low if other_low > 0 else None
+    return {
+        "value": value,
+        "unit": f"upper end of {claim.metric} over the lower end of {claim.at_most_share_of.arm}'s",
+        "target": f"<= {share:g}",
+        "holds": value is not None and value <= share,
+    }
 
 
 def _judged_floor(claim: ClaimConfig, bound: float, row: Json) -> Json:

@@ -5,7 +5,7 @@ Owns: its columns and its words. Must not know: how arms were run or how interva
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 Json = Mapping[str, object]
@@ -30,7 +30,8 @@ def ablation_table(result: Json, *, floors: bool | None = None) -> str:
         raise ValueError(
             "the result has no floors: its runs were not evaluated on the way; set evaluation.every and run it anew"
         )
-    heads = ["arm", *kinds]
+    columns = list(dict.fromkeys(name for row in table for name in cast(Json, row.get("metrics", {}))))
+    heads = ["arm", *kinds, *(f"{kind}: {column}" for kind in kinds for column in columns)]
     if floors:
         heads += [*(f"{kind}: floor" for kind in kinds), "entropy", "trips"]
     heads += ["steps", "tokens", "critic tokens"]
@@ -38,7 +39,8 @@ def ablation_table(result: Json, *, floors: bool | None = None) -> str:
     for arm in dict.fromkeys(cast(str, row["arm"]) for row in table):
         rows = {cast(str, row["class"]): row for row in table if row["arm"] == arm}
         used = next(iter(rows.values()))
-        cells = [_interval(rows[kind]) if kind in rows else "" for kind in kinds]
+        cells = [_interval(rows[kind], _percent) if kind in rows else "" for kind in kinds]
+        cells += [_metric(rows.get(kind, {}), column) for kind in kinds for column in columns]
         if floors:
             cells += [*(_percent(rows.get(kind, {}).get("floor")) for kind in kinds), *_wires(used)]
         counts = [f"{cast(float, used[key]):,.0f}" for key in ("steps", "generated_tokens", "critic_tokens")]
@@ -54,13 +56,23 @@ def has_floors(result: Json) -> bool:
     return any("floor" in row for row in cast("Sequence[Json]", result["table"]))
 
 
-def _interval(row: Json) -> str:
-    mean, low, high = (_percent(row[key]) for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+def _interval(row: Json, told: Callable[[object], str]) -> str:
+    mean, low, high = (told(row[key]) for key in ("mean", "low", "high"))
+    return mean if row["low"] is None else f"{mean} ({low} to {high})"
+
+
+def _metric(row: Json, name: str) -> str:
+    found = cast("Mapping[str, Json]", row.get("metrics", {})).get(name)
+    is_rate = not name.startswith(("confidence/", "utility@"))
+    return "-" if found is None else _interval(found, _percent if is_rate else _number)
 
 
 def _percent(value: object) -> str:
     return "-" if value is None else f"{cast(float, value):.1%}"
+
+
+def _number(value: object) -> str:
+    return "-" if value is None else f"{cast(float, value):.3f}"
 
 
 def _wires(row: Json) -> list[str]:

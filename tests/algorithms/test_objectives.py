@@ -71,6 +71,15 @@ def test_the_combined_advantage_is_on_every_token() -> None:
     assert all(s.objective_advantages is None for s in samples)
 
 
+def test_a_task_that_comes_twice_in_a_step_counts_once() -> None:
+    # where an epoch of recalled rows ends inside a step, the next one may begin with the same rollouts
+    once, twice = (combiner("gdpo", two(t=(R1, R2), u=(R2, R1))) for _ in range(2))
+    fed = [group(R1), group(R2, task="u")]
+    single = method(once).assemble(fed)
+    assert_same_samples(method(twice).assemble([*fed, group(R1)]), [*single, *single[:4]])
+    assert twice.figures() == once.figures()
+
+
 @pytest.mark.parametrize(("combine", "scale"), [("sum", "std"), ("sum_unscaled", "none")])
 def test_one_objective_beside_one_of_weight_0_is_grpo(combine: str, scale: Literal["std", "none"]) -> None:
     kinds: Tree = {"right": RIGHT, "own": OWN | {"weight": 0.0}}

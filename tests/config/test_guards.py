@@ -31,6 +31,22 @@ def test_it_is_refused_with_recalled_rollouts_unless_it_says_nothing() -> None:
         validate({**tree, "guards": {"mode": "off"}}, source="test")
 
 
+ALONE: list[dict[str, object]] = [
+    {"algorithm": {"name": "directive_distillation"}},
+    {"algorithm": {"name": "two_channel", "use": ["scores"]}},
+    {"algorithm": {"name": "two_channel", "use": ["targets"]}, "distillation": {"join": "sequential"}},
+]
+
+
+@pytest.mark.parametrize("alone", ALONE, ids=["targets without rewards", "scores", "one source a step"])
+@pytest.mark.parametrize(("key", "value"), [("conflict_every", 5), ("max_conflict", 0.4)])
+def test_a_conflict_that_no_step_can_have_is_refused(alone: dict[str, object], key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"guards\.{key} = {value} has no effect here: no step of .* both"):
+        validate({**alone, **CRITIC, "guards": {key: value}}, source="test")
+    assert validate({**alone, **CRITIC, "guards": {"conflict_every": 0}}, source="test").guards.conflict_every == 0
+    assert validate({**alone, **CRITIC, "guards": {"mode": "warn"}}, source="test").guards.mode == "warn"
+
+
 def test_every_number_says_where_it_comes_from() -> None:
     for name, field in GuardsConfig.model_fields.items():
         if name != "mode":

@@ -270,13 +270,3 @@ def test_gradients_are_not_joined_beside_rows_without_objectives() -> None:
     assert run_of("dvao", others=others).objectives is not None
     with pytest.raises(ConfigError, match=r"combine = 'mgda' cannot be with refinement\.train_refiner = 0\.5"):
         run_of("mgda", others=others)
-
-
-def test_recalled_rows_say_nothing_of_tokens() -> None:
-    others: Tree = {
-        "algorithm": {"name": "two_channel", "use": ["targets"]},
-        "feedback": {"path": "rows.jsonl"},
-        "rewards": JUDGED,
-    }
-    with pytest.raises(ConfigError, match=r"of\.right\.tokens has no effect with \[feedback\]"):
-        run_of(of={"right": RIGHT | {"tokens": "answer"}, "short": SHORT}, others=others)

@@ -11,6 +11,8 @@ from critique_rl.config.feedback import FeedbackConfig
 from critique_rl.errors import CheckpointError, DataError
 from critique_rl.feedback.rows import FeedbackRow, RolloutRow
 from critique_rl.loop.recall import FeedbackGroups
+from critique_rl.protocols import Reward
+from critique_rl.rewards.confidence import ConfidenceReward
 from critique_rl.types import CriticOutcome, Score
 from tests.loop.fakes import END, CharPolicy, ExactReward, critique, encode, task
 
@@ -32,13 +34,20 @@ def row(name: str, attempt: str = "41", *, of: str = "t", said: str = "Add first
     return FeedbackRow(rollout=dataclasses.replace(own, **changes), critique=critique("somewhere else", said))  # pyright: ignore[reportArgumentType]
 
 
-def source(*rows: FeedbackRow, version: int = 0, max_tokens: int = 8, seed: int = 0, **config: int) -> FeedbackGroups:
+def source(
+    *rows: FeedbackRow,
+    version: int = 0,
+    max_tokens: int = 8,
+    seed: int = 0,
+    reward: Reward | None = None,
+    **config: int,
+) -> FeedbackGroups:
     policy = CharPolicy()
     policy.version = version
     return FeedbackGroups(
         rows,
         policy=policy,
-        reward=ExactReward(),
+        reward=reward or ExactReward(),
         config=FeedbackConfig.model_validate({"path": "x.jsonl", **config}),
         model="m",
         max_tokens=max_tokens,
@@ -90,6 +99,13 @@ def test_answers_are_verified_anew_and_a_difference_is_counted() -> None:
     (recalled,) = feedback.batch(1)
     assert [s.correct for s in recalled.scores] == [False, True]
     assert feedback.counts()["feedback/reward_differs"] == 1.0
+
+
+@pytest.mark.parametrize("policy", ["m", "another model"])
+def test_a_stated_confidence_is_found_in_recalled_rows_too(policy: str) -> None:
+    judge = ConfidenceReward(answer=ExactReward(), pattern=r"(?P<answer>\d+) c(?P<confidence>\d)", divide_by=10)
+    (recalled,) = source(row("r1", "41 c7", policy=policy), row("r2", "none", policy=policy), reward=judge).batch(1)
+    assert recalled.confidence_tokens == {"r1": 4}  # "4", "1", " ", "c", and the digit at character 4
 
 
 def test_several_critics_words_about_one_attempt_are_joined() -> None:

@@ -1,0 +1,93 @@
+"""What a run's last evaluation measured, by metric and class, and one metric over the seeds of an arm.
+
+Owns: the names of metrics, how classes are pooled, and when an interval is wider than the spread of seeds. Must not
+know: arms, claims, pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+from critique_rl.config.ablation import POOLED
+from critique_rl.stats.intervals import mean_interval
+
+Json = dict[str, object]
+POOLED_FIGURES = "pooled"
+"""The key of a run under which figures of all classes' answers together stand, by metric."""
+
+
+class Figure(NamedTuple):
+    """A metric of one run; the bounds are there for rates over tasks."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def ends_of(run: Json, classes: Sequence[str]) -> dict[str, Json]:
+    """What the run ended with in each of `classes`; none: in each that its tasks have. "all" pools them."""
+    own = cast("Mapping[str, Json]", run["end"])
+    wanted = classes or tuple(own)
+    ends = {kind: own[kind] for kind in wanted if kind in own}
+    if POOLED in wanted and own:
+        ends[POOLED] = _pooled(list(own.values()), cast(Json, run.get(POOLED_FIGURES, {})))
+    return {kind: ends[kind] for kind in wanted if kind in ends}
+
+
+def figures_of(end: Json) -> dict[str, Figure]:
+    """Every metric of one class, by name."""
+    rates = cast("Mapping[str, Mapping[str, float]]", end.get("rates", {}))
+    stated = cast("Mapping[str, float]", end.get("calibration", {}))
+    further = cast("Mapping[str, float]", end.get(POOLED_FIGURES, {}))
+    return {
+        **{name: Figure(rate["value"], rate["low"], rate["high"]) for name, rate in rates.items()},
+        **{f"confidence/{name}": Figure(value) for name, value in stated.items()},
+        **{name: Figure(value) for name, value in further.items()},
+    }
+
+
+def over_seeds(found: Sequence[Figure | None]) -> Json:
+    """Mean, interval and values of one metric, one figure a seed; a mean of None if a seed lacks it.
+
+    The interval is Student's t over seeds. A rate over tasks gets the wider of that and the mean of the runs' own
+    bounds, end by end: all seeds are asked the same tasks, so that more seeds say nothing about other tasks. One seed
+    has its own bounds, or none (None).
+    """
+    values = [None if figure is None else figure.value for figure in found]
+    known = [figure for figure in found if figure is not None]
+    if not known or len(known) < len(found):
+        return {"mean": None, "low": None, "high": None, "values": values}
+    mean = sum(figure.value for figure in known) / len(known)
+    spread = mean_interval([figure.value for figure in known]) if len(known) > 1 else None
+    lows = [figure.low for figure in known if figure.low is not None]
+    highs = [figure.high for figure in known if figure.high is not None]
+    low, high = (None, None) if spread is None else spread
+    if len(lows) == len(highs) == len(known):
+        own_low, own_high = sum(lows) / len(lows), sum(highs) / len(highs)
+        low = max(0.0, own_low if low is None else min(low, own_low))
+        high = min(1.0, own_high if high is None else max(high, own_high))
+    return {"mean": mean, "low": low, "high": high, "values": values}
+
+
+def _pooled(ends: Sequence[Json], figures: Json) -> Json:
+    """All classes as one: counts add up and rates weigh by tasks, bounds too, which makes them wider than they need be.
+
+    Calibration is not a mean of classes (that of the ECE is too large, an AUROC has none): it is taken from `figures`,
+    which were made of all answers together.
+    """
+    trials = [cast(int, end["trials"]) for end in ends]
+    rates = [cast("Mapping[str, Mapping[str, float]]", end.get("rates", {})) for end in ends]
+    shared = [name for name in rates[0] if all(name in of_class for of_class in rates)]
+    return {
+        "successes": sum(cast(int, end["successes"]) for end in ends),
+        "trials": sum(trials),
+        "rates": {
+            name: {
+                key: sum(n * of_class[name][key] for n, of_class in zip(trials, rates, strict=True)) / sum(trials)
+                for key in ("value", "low", "high")
+            }
+            for name in shared
+        },
+        POOLED_FIGURES: figures,
+    }
