@@ -200,7 +200,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_as_ever() -> None:
 
 def test_a_conflict_that_is_not_finite_is_measured_again() -> None:
     broken = batch()
-    broken[0] = replace(broken[0], advantages=broken[0].advantages * np.inf)
+    broken[0] = replace(broken[0], advantages=broken[0].advantages * np.nan)
     policy = tiny_policy(combining(None, conflict_every=9))
     report = policy.step(broken)
     assert report.skipped is Skipped.NOT_FINITE
