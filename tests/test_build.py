@@ -186,14 +186,14 @@ def test_the_step_reads_the_run_s_own_options() -> None:
 
 
 def test_the_conflict_of_the_gradients_is_measured_where_a_trip_wire_looks_at_it() -> None:
-    assert step_config(lab_config()).conflict_every == 20
+    assert step_config(lab_config()).conflict_every == 30
     assert step_config(lab_config({"guards": {"conflict_every": 4}})).conflict_every == 4
     for off in ({"guards": {"conflict_every": 0}}, {"guards": {"mode": "off"}}):
         assert step_config(lab_config(off)).conflict_every == 0
     assert step_config(lab_config(base=GRPO)).conflict_every == 0  # nothing is injected
     taught: Tree = {"algorithm": {"use": ["targets"]}}
     base = {key: LAB[key] for key in LAB if key != "refinement"}
-    assert step_config(lab_config(taught, base=base)).conflict_every == 20
+    assert step_config(lab_config(taught, base=base)).conflict_every == 30
     for join in ("advantages", "signed", "sequential"):  # no step has two losses
         joined: Tree = {"join": join} if join == "sequential" else {"join": join, "support": "sampled"}
         assert step_config(lab_config(taught | {"distillation": joined}, base=base)).conflict_every == 0

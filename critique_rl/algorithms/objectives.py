@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from critique_rl.config.objective_sources import CriticObjectiveConfig
 from critique_rl.config.objectives import BATCH_NORM, DDOF, EPS, GAMMA, POWER, ObjectivesConfig
 from critique_rl.ops.combiners import Combined, Method, combine
 from critique_rl.protocols import Algorithm
@@ -71,6 +72,7 @@ class Combiner:
         rows: dict[tuple[str, str], _Row] = {}
         values: list[list[float]] = []
         lengths: list[int] = []
+        self._watch_criteria(groups)
         for g, group in enumerate(groups):
             if group.late:
                 continue
@@ -113,7 +115,7 @@ class Combiner:
         return self._figures
 
     def messages(self) -> list[str]:
-        """What was noticed since the last call; each thing is said once in a run."""
+        """What was noticed since the last call; each thing is said once, and once more after a resume."""
         messages, self._unread = self._unread, []
         return messages
 
@@ -178,6 +180,18 @@ class Combiner:
                     f"spread of each reward as it is: set low and high in [objectives.of.{name}], or use gdpo",
                 )
         self._watch_incentive(combined)
+
+    def _watch_criteria(self, groups: Sequence[Group]) -> None:
+        scored = {e.criterion for group in groups for said in group.critiques.values() for e in said.evaluative}
+        for name, kind in zip(self._reader.names, self._kinds, strict=True):
+            wanted = kind.criterion if isinstance(kind, CriticObjectiveConfig) else None
+            if wanted is not None and scored and wanted not in scored:
+                self._tell(
+                    f"{name} criterion",
+                    f"objective {name}: no critique of this step scores {wanted!r}, but "
+                    f"{' and '.join(map(repr, sorted(scored)))}; correct criterion in [objectives.of.{name}], or name "
+                    "it to the critic",
+                )
 
     def _watch_incentive(self, combined: Combined) -> None:
         """A stated confidence is honest where it pays no more than right answers do (arXiv 2507.16806)."""

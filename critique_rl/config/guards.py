@@ -95,12 +95,13 @@ class GuardsConfig(Strict):
         "ours, no published evidence)",
     )
     conflict_every: int = Field(
-        default=20,
+        default=30,
         ge=0,
         description="training steps from one measurement of the gradients' conflict to the next, each at the first "
         "step from then on that has both kinds of feedback; 0: never. It takes one more pass over the rows of each "
-        "kind and room for one more gradient, and changes no weight: half the time of a step where it was measured "
-        "(the lab's two_channel on one core), so 2.5 % of the run's at 20 (ours, no published evidence)",
+        "kind and room for one more gradient, and changes no weight. Measured with the lab's two_channel on one "
+        "core, each costs half to three quarters of a mean step: 2 % of the steps' time at 30 (ours, no published "
+        "evidence)",
     )
     max_conflict: float = Field(
         default=0.5,

@@ -182,9 +182,9 @@ def _unjudged(regime: Regime, p: Array) -> Json:
 def _note(u: Utilities, p: Array) -> str:
     t = u.threshold
     if t <= 0:
-        return "a wrong answer is worth no less than none, so every record is answered whatever its probability"
+        return "a wrong answer is worth no less than abstaining, so every record is answered whatever its probability"
     if t > 1:
-        return "no answer is worth more than a right one, so nothing is answered whatever its probability"
+        return "abstaining is worth more than a right answer, so nothing is answered whatever its probability"
     if not answers(p, t).any():
         return f"no record reaches the threshold {t:.4g}; the most probable one has {p.max():.4g}"
     return ""

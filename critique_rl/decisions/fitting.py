@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from critique_rl.stats.intervals import mean_interval
 Array = NDArray[np.float64]
 Json = dict[str, object]
 Choice = Literal["auto", "temperature", "platt", "isotonic"]
-CHOICES: tuple[str, ...] = get_args(Choice)
 FOLDS = 5
 ENOUGH_FOR_ISOTONIC = 1000
 _FITS: Mapping[str, Callable[[Array, Array], Calibrator]] = {

@@ -37,7 +37,8 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
-    """Verified successes of one kind of task; `low` and `high` bound the rate at 95 %.
+    """Verified successes of one kind of task; `low` and `high` bound the rate over such tasks at 95 %: Wilson's bounds,
+    or with several samples of a task the bounds of pass@1, to which samples of one task are no independent evidence.
 
     `rates` are further rates over tasks by name: "pass@4", "pass^4", "majority_vote". `calibration` says how far stated
     confidences can be believed, by figure of `stats.calibration.batch_figures`; empty where none are asked for.
@@ -106,7 +107,8 @@ def _told(s: Success) -> str:
 def _success(kind: str, scores: Sequence[Sequence[Score]], ks: Sequence[int]) -> Success:
     right = [sum(score.correct for score in of_task) for of_task in scores]
     samples = [len(of_task) for of_task in scores]
-    interval = wilson_interval(sum(right), sum(samples))
+    once = max(samples) == 1
+    interval = wilson_interval(sum(right), len(right)) if once else _rate(mean_pass_at_k(samples, right, 1))
     return Success(
         kind=kind,
         successes=sum(right),

@@ -20,6 +20,7 @@ from critique_rl.config import objective_sources as kinds
 from critique_rl.config.objectives import ObjectivesConfig
 from critique_rl.errors import ConfigError, DataError
 from critique_rl.protocols import Reward
+from critique_rl.rewards.confidence import OBJECTIVE
 from critique_rl.types import CriticOutcome, Critique, Group, Score, ScoreStatus, Task
 
 Values = list[float | None]
@@ -110,7 +111,7 @@ def _measure(name: str, kind: kinds.ObjectiveConfig, reward: Reward) -> Measure:
         case kinds.LengthObjectiveConfig():
             return lambda group, i: _short(len(group.rollouts[i].completion_ids), kind)
         case kinds.ConfidenceObjectiveConfig():
-            return lambda group, i: group.scores[i].objectives.get("confidence")
+            return lambda group, i: group.scores[i].objectives.get(OBJECTIVE)
         case kinds.CriticObjectiveConfig():
             return lambda group, i: _criticised(group.critiques.get(group.rollouts[i].id), kind.criterion)
         case kinds.PayoffObjectiveConfig():

@@ -219,10 +219,13 @@ class TripWires:
         return readings
 
     def _conflict(self, cosine: float | None) -> dict[str, _Reading]:
-        """The wire moves with a measurement. Tripped, it stops what it measures: a step without one is then quiet."""
+        """The wire moves with a measurement. Tripped, it stops what it measures: a step without one is then quiet.
+        Where it may stop nothing, the latest measurement holds until the next."""
         if cosine is None:
             wire = self._state.wires.get("conflict")
-            return {"conflict": _QUIET} if wire is not None and wire.state is WireState.TRIPPED else {}
+            if wire is None or wire.state is not WireState.TRIPPED:
+                return {}
+            return {"conflict": _QUIET if self.config.mode == "stop" else _Reading(wire.way, False, "")}
         success = self._pair("success")
         risen = success is not None and success[1] >= success[0] + self.config.flat_success
         words = (

@@ -71,6 +71,24 @@ def test_the_combined_advantage_is_on_every_token() -> None:
     assert all(s.objective_advantages is None for s in samples)
 
 
+def test_a_criterion_that_the_critic_does_not_score_is_told_once() -> None:
+    kinds: Tree = {"right": RIGHT, "said": {"source": "critic", "criterion": "from"}}
+    table = Table(("right", "said"), t={"right": R1, "said": [None] * 4})
+    fed = group(R1)
+    scored = replace(fed, critiques={"r1": critique("r1", 0.5, 0.25)})  # criteria "0" and "1"
+    made = combiner("gdpo", table, kinds)
+    method(made).assemble([fed])  # nobody was asked: that says nothing
+    assert made.messages() == []
+    method(made).assemble([scored])
+    (told,) = made.messages()
+    assert told.startswith("objective said: no critique of this step scores 'from', but '0' and '1'; correct criterion")
+    method(made).assemble([scored])
+    assert made.messages() == []
+    known = combiner("gdpo", table, {"right": RIGHT, "said": {"source": "critic", "criterion": "1"}})
+    method(known).assemble([scored])
+    assert known.messages() == []
+
+
 def test_a_task_that_comes_twice_in_a_step_counts_once() -> None:
     # where an epoch of recalled rows ends inside a step, the next one may begin with the same rollouts
     once, twice = (combiner("gdpo", two(t=(R1, R2), u=(R2, R1))) for _ in range(2))

@@ -104,6 +104,15 @@ def test_pass_at_k_by_kind() -> None:
     assert (easy["pass@4"].low, easy["pass@4"].high) == pytest.approx(wilson(1, 1))
 
 
+def test_more_answers_to_the_same_tasks_are_no_more_evidence_of_other_tasks() -> None:
+    # one task always right, one never: of other such tasks 0 to 1 may succeed, not 31 to 69 of 100
+    tasks = [task("a"), task("b")]
+    found = measured(tasks, engine(*["42"] * 8, *["1"] * 8), samples_per_task=8, pass_at=[1])["all"]
+    assert (found.low, found.success, found.high) == (0.0, 0.5, 1.0)
+    assert found.rates["pass@1"] == Rate(value=found.success, low=found.low, high=found.high)
+    assert wilson(8, 16)[0] > 0.25
+
+
 class Stated:
     """The text is ANSWER:CONFIDENCE; without a number the confidence is unreadable; "!" is a verifier that failed."""
 
@@ -190,4 +199,5 @@ def test_a_plain_evaluation_has_the_keys_it_always_had() -> None:
 
 def test_a_sentence_names_the_largest_k() -> None:
     found = measured([task("a"), task("b")], engine("42", "41"), samples_per_task=2, pass_at=[2, 1])
-    assert in_words(found).endswith("all 50.0% [15.0%, 85.0%] of 4, pass@2 100.0%")
+    low, high = (f"{bound:.1%}" for bound in wilson(1, 2))  # two tasks, alike
+    assert in_words(found).endswith(f"all 50.0% [{low}, {high}] of 4, pass@2 100.0%")

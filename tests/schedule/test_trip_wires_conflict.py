@@ -82,11 +82,13 @@ def test_without_injection_there_is_nothing_to_measure_and_the_wire_recovers() -
 def test_a_wire_that_stops_nothing_is_measured_on_and_recovers_by_that() -> None:
     wires = tripped(mode="warn")
     for _ in range(5):
-        assert [step(wires) for _ in range(3)] == [None] * 3
-        assert step(wires, -0.9) is None  # the quiet time starts anew
+        # however long nothing is measured, what was measured last still holds
+        assert [step(wires) for _ in range(9)] == [None] * 9
+        assert step(wires, -0.9) is None
     assert wires.figures()["guards/tripped"] == 1
-    said = [step(wires), step(wires), step(wires, -0.1), step(wires)]
-    assert said[3] is not None and said[3].startswith("trip wire 'conflict' has been quiet for 4 steps")
+    said = [step(wires), step(wires, -0.1), step(wires), step(wires), step(wires)]
+    assert said[:4] == [None] * 4
+    assert said[4] is not None and said[4].startswith("trip wire 'conflict' has been quiet for 4 steps")
 
 
 def test_it_waits_until_injection_has_gone_on_for_a_while() -> None:
