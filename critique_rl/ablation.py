@@ -5,8 +5,7 @@ Must not know: what an arm does.
 
     OUTPUT/ablation.json, ablation.png, ablation.md      the result, the picture, the table to read
     OUTPUT/ablation_curves.png                           success over tokens, if runs were evaluated on the way
-    OUTPUT/ARM/seed-N/...                                each run, as `critique-rl train` writes it
-    OUTPUT/ARM/seed-N/held_out.jsonl                     its policy's answers, where figures need them all together
+    OUTPUT/ARM/seed-N/...                                each run; held_out.jsonl if all answers together are needed
 """
 
 from __future__ import annotations

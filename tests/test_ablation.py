@@ -15,6 +15,7 @@ from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.load import RunFile, read_run_file
 from critique_rl.errors import ConfigError
 from critique_rl.experiment import PlannedRun
+from tests.decisions.test_held_out import GUESS
 from tests.lab_runs import LAB, Tree, toml
 
 BUDGET: Tree = {"max_steps": 50, "max_generated_tokens": 600, "count_critic_tokens": True}
@@ -193,3 +194,92 @@ def test_real_runs_in_processes_of_their_own_spend_the_same_and_a_resume_repeats
     again, _ = ablate(file, tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "both" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns == before
     assert again["table"] == found["table"]
+
+
+@pytest.mark.parametrize(
+    ("column", "complaint"),
+    [
+        ("pass@4", "add 4 to evaluation.pass_at"),
+        ("pass^2", "add 2 to evaluation.pass_at"),
+        ("majority_vote", "set evaluation.samples_per_task above 1"),
+        ("confidence/ece", 'kind = "with_confidence"'),
+    ],
+)
+def test_a_column_that_no_run_would_measure_is_refused_before_the_first(
+    tmp_path: Path, column: str, complaint: str
+) -> None:
+    spec = SPEC.replace("jobs = 2", f'columns = ["{column}"]')
+    with pytest.raises(ConfigError, match=complaint):
+        ablate(run_file(tmp_path, spec=spec), tmp_path / "out")
+
+
+DECISIONS = """
+[ablation]
+reference = "scalar"
+jobs = 2
+classes = ["all", "n1"]
+columns = ["confidence/ece", "pass@2", "utility@1", "coverage@1"]
+decisions = { penalties = [1], by_confidence = ["rlcr"] }
+
+[[ablation.claims]]
+name = "worth no less"
+arm = "rlcr"
+class = "all"
+metric = "utility@1"
+not_below = ["scalar"]
+
+[arms.scalar]
+algorithm.name = "grpo"
+
+[arms.rlcr.objectives]
+combine = "sum_unscaled"
+of.accuracy = { source = "verifier" }
+of.confidence = { source = "confidence" }
+"""
+
+
+def test_decisions_and_calibration_are_of_all_classes_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(planned: list[PlannedRun], spec: AblationConfig, *, jobs: int, resume: bool):
+        for one in planned:
+            yield one, ablation._train(one, resume, spec)  # pyright: ignore[reportPrivateUsage]
+
+    monkeypatch.setattr(ablation, "_train_all", here)
+    evaluation: Tree = {"every": 0, "samples_per_task": 2, "pass_at": [2]}
+    budget: Tree = {"max_steps": 1, "max_generated_tokens": 5000}
+    path = tmp_path / "run.toml"
+    path.write_text(toml({**GUESS, "seeds": [1, 2], "evaluation": evaluation, "budget": budget}) + DECISIONS)
+    found, failed = ablate(read_run_file(path), tmp_path / "out")
+    assert failed == {}
+    rows = {(row["arm"], row["class"]): row for row in cast("list[Tree]", found["table"])}
+    assert list(rows) == [("scalar", "all"), ("scalar", "n1"), ("rlcr", "all"), ("rlcr", "n1")]
+    for run in cast("list[Tree]", found["runs"]):
+        answers = tmp_path / "out" / str(run["arm"]) / f"seed-{run['seed']}" / "held_out.jsonl"
+        assert len(answers.read_text().splitlines()) == 5 * 6 * 2
+        pooled, metrics = cast(Tree, run["pooled"]), cast(Tree, rows[run["arm"], "all"]["metrics"])
+        place = cast("list[int]", rows[run["arm"], "all"]["seeds"]).index(cast(int, run["seed"]))
+        for name in ("confidence/ece", "utility@1", "coverage@1"):
+            assert cast("Mapping[str, list[float]]", metrics[name])["values"][place] == pooled[name]
+    one = cast("Mapping[str, Tree]", rows["rlcr", "n1"]["metrics"])
+    assert one["utility@1"]["mean"] is None and one["confidence/ece"]["mean"] is not None
+    (claim,) = cast("list[Tree]", found["claims"])
+    assert claim["holds"] in (True, False)
+    assert {"name": "rlcr/all/pass@2", "unit": "held out, mean over seeds"}.items() <= next(
+        row for row in cast("list[Tree]", found["rows"]) if row["name"] == "rlcr/all/pass@2"
+    ).items()
+    assert "all: utility@1" in (tmp_path / "out" / "ablation.md").read_text()
+
+
+EXAMPLES = sorted(Path(__file__).parents[1].glob("examples/*_lab.toml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_ask_only_for_what_their_runs_measure(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "_train_all", lambda *_, **__: iter(()))  # pyright: ignore
+    assert ablate(read_run_file(path), tmp_path / "out") == ({}, {})
+
+
+def test_there_are_examples_of_several_objectives() -> None:
+    names = {path.stem for path in EXAMPLES}
+    assert names >= {"objectives_lab", "calibration_lab", "negative_reinforcement_lab", "decisions_lab"}

@@ -20,6 +20,8 @@ _DASHES = ("-", "--", "-.", ":")
 _PANELS_ACROSS = 4
 _NO_SHARES = ("confidence/", "utility@")
 """Metrics whose panels choose their own range."""
+_FROM_0 = ("confidence/ece", "confidence/brier")
+"""Of these, those whose range begins at 0: what is a third there shall look like a third."""
 
 
 def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:
@@ -55,6 +57,8 @@ def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path
         if column is None or not column.startswith(_NO_SHARES):
             panel.set_xlim(-0.02, 1.02)
             panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        elif column.startswith(_FROM_0):
+            panel.set_xlim(left=0.0)
         _quiet(panel, grid="x")
     for label in (label for row in axes for label in row[0].get_yticklabels()):
         label.set_color(_REFERENCE if label.get_text() == reference else _INK)

@@ -6,6 +6,7 @@ know: arms, claims, pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -71,23 +72,28 @@ def over_seeds(found: Sequence[Figure | None]) -> Json:
 
 
 def _pooled(ends: Sequence[Json], figures: Json) -> Json:
-    """All classes as one: counts add up and rates weigh by tasks, bounds too, which makes them wider than they need be.
+    """All classes as one: counts add up, and rates weigh by tasks, w_k = n_k / n. Their bounds recover the variance of
+    each class (MOVER, Zou and Donner 2008; classes are independent of each other):
+
+        low = p - sqrt(sum w_k^2 (p_k - l_k)^2),   high = p + sqrt(sum w_k^2 (u_k - p_k)^2)
 
     Calibration is not a mean of classes (that of the ECE is too large, an AUROC has none): it is taken from `figures`,
     which were made of all answers together.
     """
     trials = [cast(int, end["trials"]) for end in ends]
     rates = [cast("Mapping[str, Mapping[str, float]]", end.get("rates", {})) for end in ends]
+    shares = [n / sum(trials) for n in trials]
     shared = [name for name in rates[0] if all(name in of_class for of_class in rates)]
     return {
         "successes": sum(cast(int, end["successes"]) for end in ends),
         "trials": sum(trials),
-        "rates": {
-            name: {
-                key: sum(n * of_class[name][key] for n, of_class in zip(trials, rates, strict=True)) / sum(trials)
-                for key in ("value", "low", "high")
-            }
-            for name in shared
-        },
+        "rates": {name: _pooled_rate([of_class[name] for of_class in rates], shares) for name in shared},
         POOLED_FIGURES: figures,
     }
+
+
+def _pooled_rate(rates: Sequence[Mapping[str, float]], shares: Sequence[float]) -> dict[str, float]:
+    value = sum(share * rate["value"] for rate, share in zip(rates, shares, strict=True))
+    below = math.hypot(*(share * (rate["value"] - rate["low"]) for rate, share in zip(rates, shares, strict=True)))
+    above = math.hypot(*(share * (rate["high"] - rate["value"]) for rate, share in zip(rates, shares, strict=True)))
+    return {"value": value, "low": max(0.0, value - below), "high": min(1.0, value + above)}

@@ -55,3 +55,17 @@ def test_a_table_without_curves_gives_an_empty_picture(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         draw_curves([row("plain", "easy")], reference="plain", path=tmp_path / "no" / "x.png")
+
+
+def test_further_metrics_have_panels_four_in_a_row(tmp_path: Path) -> None:
+    def metrics(low: float | None) -> Json:
+        known: Json = {"mean": -1.5, "low": low, "high": low, "values": [-1.4, -1.6]}
+        nothing: Json = {"mean": None, "low": None, "high": None, "values": [None, None]}
+        return {"utility@4": known, "pass@64": nothing, "confidence/ece": known, "coverage@4": nothing}
+
+    table = [row("plain", "all") | {"metrics": metrics(None)}, row("both", "all") | {"metrics": metrics(-1.0)}]
+    draw_ablation(table, reference="plain", path=tmp_path / "more.png")
+    draw_ablation([row("plain", "all"), row("both", "all")], reference="plain", path=tmp_path / "one.png")
+    more, one = imread(tmp_path / "more.png").shape, imread(tmp_path / "one.png").shape
+    assert more[0] == pytest.approx(2 * one[0], abs=1)  # five panels: two rows
+    assert more[1] > 2 * one[1]

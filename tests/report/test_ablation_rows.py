@@ -94,3 +94,70 @@ def test_a_floor_is_judged_in_every_seed(seeds: Sequence[Sequence[float]], value
 
 def test_a_floor_of_an_arm_that_did_not_run_is_not_measured() -> None:
     assert judged(claim(arm="nobody"), floors([0.0, 1.0, 1.0]))["holds"] is None
+
+
+def stated(seed: int, ece: float, *, arm: str = "both") -> Json:
+    ends = {kind: {"successes": n, "trials": 10, "calibration": {"ece": 0.9}} for kind, n in (("n1", 8), ("n2", 4))}
+    return {**run(seed, 0), "arm": arm, "end": ends, "pooled": {"confidence/ece": ece}}
+
+
+def test_columns_of_all_classes_together() -> None:
+    (row,) = rows_of(
+        "both", [stated(1, 0.1), stated(2, 0.3)], {}, classes=["all"], columns=["confidence/ece", "pass@4"]
+    )
+    assert (row["class"], row["mean"], row["trials"]) == ("all", 0.6, [20, 20])  # (8 + 4) / 20
+    metrics = row["metrics"]
+    assert isinstance(metrics, dict)
+    assert (metrics["confidence/ece"]["mean"], metrics["confidence/ece"]["values"]) == (0.2, [0.1, 0.3])
+    assert metrics["pass@4"]["mean"] is None
+
+
+def test_a_class_that_pools_others_has_no_floor() -> None:
+    courses: dict[tuple[object, object], Course] = {("both", 1): course([0.0, 1.0, 1.0])}
+    pooled, own = rows_of("both", [run(1, 5)], courses, classes=["all", "hard"])
+    assert "floor" not in pooled and "floor" in own
+
+
+def measured(arm: str, low: float | None, high: float | None) -> Json:
+    return {
+        "arm": arm,
+        "class": "all",
+        "low": 0.0,
+        "high": 1.0,
+        "metrics": {"confidence/ece": {"low": low, "high": high}},
+    }
+
+
+def share_claim(share: float = 0.5) -> ClaimConfig:
+    least = {"arm": "plain", "share": share}
+    tree = {"name": "c", "arm": "both", "class": "all", "metric": "confidence/ece", "at_most_share_of": least}
+    return ClaimConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("high", "other_low", "value", "holds"),
+    [
+        (0.1, 0.4, 0.25, True),
+        (0.2, 0.4, 0.5, True),  # at the bound
+        (0.3, 0.4, 0.75, False),
+        (0.1, 0.0, None, False),  # nothing is a share of what may be 0
+        (None, 0.4, None, None),  # one seed says nothing about spread
+    ],
+)
+def test_a_share_is_judged_by_the_ends_that_speak_against_it(
+    high: float | None, other_low: float, value: float | None, holds: bool | None
+) -> None:
+    table = [measured("plain", other_low, 0.9), measured("both", None if high is None else 0.05, high)]
+    found = judged(share_claim(), table)
+    assert found["value"] == pytest.approx(value)
+    assert found["holds"] is holds
+
+
+def test_a_metric_is_compared_and_not_success() -> None:
+    table = [measured("plain", 0.1, 0.2), measured("both", 0.3, 0.4)]
+    tree = {"name": "c", "arm": "both", "class": "all", "metric": "confidence/ece", "above": ["plain"]}
+    found = judged(ClaimConfig.model_validate(tree), table)
+    assert found["value"] == pytest.approx(0.1)
+    assert (found["holds"], found["unit"]) == (True, "margin between intervals of confidence/ece")
+    assert judged(ClaimConfig.model_validate({**tree, "arm": "plain", "above": ["both"]}), table)["holds"] is False
+    assert judged(ClaimConfig.model_validate({**tree, "metric": "pass@4"}), table)["holds"] is None

@@ -53,3 +53,16 @@ def test_floors_are_shown_where_there_are_any() -> None:
 def test_floors_that_nobody_measured_are_refused() -> None:
     with pytest.raises(ValueError, match=r"set evaluation\.every"):
         ablation_table({"table": [row("x", "easy")], "claims": []}, floors=True)
+
+
+def test_further_metrics_have_columns_of_their_own() -> None:
+    ece: Json = {"mean": 0.1234, "low": 0.1, "high": 0.2}
+    rate: Json = {"mean": 0.5, "low": None, "high": None}
+    table = [
+        row("x", "all", metrics={"confidence/ece": ece, "pass@64": rate}),
+        row("y", "all", metrics={"confidence/ece": {"mean": None, "low": None, "high": None}}),
+    ]
+    lines = ablation_table({"table": table, "claims": []}).splitlines()
+    assert lines[0] == "| arm | all | all: confidence/ece | all: pass@64 | steps | tokens | critic tokens |"
+    assert lines[2] == "| x | 50.0% (25.0% to 75.5%) | 0.123 (0.100 to 0.200) | 50.0% | 12 | 12,345 | 0 |"
+    assert lines[3] == "| y | 50.0% (25.0% to 75.5%) | - | - | 12 | 12,345 | 0 |"
