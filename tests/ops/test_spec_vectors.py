@@ -1,4 +1,4 @@
-"""Worked numbers of the step's channels, the directive one's as T1 to T18: which test holds which of them.
+"""Worked numbers of the channels, T1 to T18 of the directive one, T1 to T20 of the other: which test holds which.
 
 The pair throughout: S = (.50 .25 .15 .07 .03), T = (.10 .60 .05 .20 .05). A row names files under tests/ and their
 tests. What the package offers no form of is listed beside it, with the reason.
@@ -157,49 +157,59 @@ PROPERTIES: dict[str, list[tuple[str, str]]] = {
 
 ADVANTAGES, LOSSES, CRITIQUE_GRPO = "ops/test_advantages.py", "ops/test_losses.py", "algorithms/test_critique_grpo.py"
 REFINEMENTS: dict[str, list[tuple[str, str]]] = {
-    "a union of failures and one success": [
+    "T1 a union of failures and one success": [
         (ADVANTAGES, "test_all_fail_with_one_correct_refinement"),
         (ADVANTAGES, "test_all_fail_with_one_correct_refinement_scaled"),
         (ADVANTAGES, "test_general_all_fail_form"),
         (ADVANTAGES, "test_eight_failures_with_one_correct_and_one_wrong_refinement"),
     ],
-    "a union of failures alone": [
+    "T2 a union of failures alone": [
         (ADVANTAGES, "test_all_wrong_union_is_exactly_zero"),
         (LOSSES, "test_all_wrong_union_has_no_loss_and_no_gradient"),
     ],
-    "partly solved groups": [(ADVANTAGES, "test_partly_solved_groups")],
-    "the first turn's baseline": [(ADVANTAGES, "test_first_turn_baseline")],
-    "the shaping table": [
+    "T3 partly solved groups": [(ADVANTAGES, "test_partly_solved_groups")],
+    "T4 the first turn's baseline": [(ADVANTAGES, "test_first_turn_baseline")],
+    "T5 the shaping table": [
         (RATIOS, "test_shaping_table"),
         (RATIOS, "test_shaping_gradient_is_symmetric_about_gamma_and_at_most_a_quarter"),
     ],
-    "the objective of seven failures and one refinement": [
+    "T6 the objective of seven failures and one refinement": [
         (LOSSES, "test_one_correct_refinement_among_seven_failures"),
         ("policy/test_step.py", "test_seven_failures_and_one_correct_refinement"),
     ],
-    "the shaped gradient towards logits": [(RATIOS, "test_shaped_logit_gradient_by_hand")],
-    "the printed clip, left out": [(RATIOS, "test_no_clip_on_the_shaped_weight")],
-    "micro-batches add up": [
+    "T7 the shaped gradient towards logits": [(RATIOS, "test_shaped_logit_gradient_by_hand")],
+    "T8 the printed clip, left out": [(RATIOS, "test_no_clip_on_the_shaped_weight")],
+    "T9 micro-batches add up": [
         (LOSSES, "test_six_sequence_losses_average_to_the_same_number_in_any_split"),
         (LOSSES, "test_any_micro_batch_split_gives_the_same_gradient"),
     ],
-    "the ratio modes": [
+    "T10 the ratio modes": [
         (RATIOS, "test_gradient_weights_of_the_three_modes"),
         (RATIOS, "test_the_table_of_gradient_weights_on_real_logits"),
         (RATIOS, "test_identical_contexts_give_a_ratio_of_exactly_one"),
         (RATIOS, "test_awr_floor_drops_hopeless_tokens"),
     ],
-    "order inside a group and of groups": [
+    "T11 weight by reliance": [("loop/test_selection.py", "test_the_weight_by_reliance_is_that_of_the_paper")],
+    "T12 the pace of unsolved prompts": [("schedule/test_anneal.py", "test_the_pace_of_the_data_by_hand")],
+    "T13 Mann-Kendall and Sen": [("stats/test_trend.py", "test_mann_kendall_and_sen")],
+    "T14 chance that all fail, and its bounds": [
+        ("stats/test_intervals.py", "test_bound_inverts_the_chance_that_all_eight_fail"),
+        ("stats/test_intervals.py", "test_bound_after_nothing_but_failures"),
+    ],
+    "T15 exponential mean": [("stats/test_trend.py", "test_ema_by_hand")],
+    "T16 order inside a group and of groups": [
         ("algorithms/test_grpo.py", "test_the_order_inside_a_group_does_not_matter"),
         (CRITIQUE_GRPO, "test_no_order_of_groups_or_rollouts_changes_an_advantage"),
     ],
-    "without refinements plain GRPO": [(CRITIQUE_GRPO, "test_without_refinements_it_is_grpo_bit_for_bit")],
-    "scored under the bare prompt": [
+    "T17 without refinements plain GRPO": [(CRITIQUE_GRPO, "test_without_refinements_it_is_grpo_bit_for_bit")],
+    "T18 a group with a success is left alone": [("schedule/test_plateau.py", "test_the_modes")],
+    "T19 scored under the bare prompt": [
         ("policy/test_step.py", "test_training_sees_the_bare_prompt_and_the_very_completion_ids")
     ],
-    "none is not all": [(CRITIQUE_GRPO, "test_none_injected_is_not_a_way_to_say_all")],
+    "T20 none is not all": [(CRITIQUE_GRPO, "test_none_injected_is_not_a_way_to_say_all")],
 }
-"""The refinement channel's numbers that concern the step (Critique-GRPO, arXiv 2506.03106, and its ratio modes)."""
+"""The refinement channel: T1 to T20 (Critique-GRPO, arXiv 2506.03106, its ratio modes, when a critic is asked);
+of T11 only the weight, since nothing here ranks hints by how far they are from all right and all wrong."""
 
 
 @pytest.mark.parametrize("what", [*VECTORS, *PROPERTIES, *REFINEMENTS])
@@ -213,6 +223,7 @@ def test_every_number_and_property_has_a_home(what: str) -> None:
 
 def test_the_table_is_complete() -> None:
     assert [row.split()[0] for row in VECTORS] == [f"T{n}" for n in range(1, 19)]
+    assert [row.split()[0] for row in REFINEMENTS] == [f"T{n}" for n in range(1, 21)]
     assert set(NOT_OFFERED) <= set(VECTORS)
 
 
