@@ -29,6 +29,7 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
     from critique_rl.build_sampler import build_sampler
     from critique_rl.engines.vllm_server import VllmServerEngine
     from critique_rl.loop.checkpoint import latest_checkpoint
+    from critique_rl.loop.evaluate import ask
     from critique_rl.loop.progress import Progress
     from critique_rl.loop.seeds import derive_seed
 
@@ -41,13 +42,13 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
     policy, engine = build_sampler(config, closing=closing)
     try:
         policy.restore(saved.directory)
-        count, each = min(config.evaluation.max_tasks or len(tasks), len(tasks)), config.evaluation.samples_per_task
-        chosen = [tasks[i * len(tasks) // count] for i in range(count)]
-        prompts = [policy.encode(task.messages) for task in chosen]
-        completions = engine.generate(
-            [prompt for prompt in prompts for _ in range(each)],
+        answers = ask(
+            tasks,
+            policy=policy,
+            engine=engine,
+            reward=reward,
+            config=config.evaluation,
             max_tokens=config.rollout.max_tokens,
-            temperature=config.evaluation.temperature,
             seed=derive_seed(config.seed, step, "evaluation"),
         )
     finally:
@@ -55,19 +56,17 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
             engine.close()
         for close in closing:
             close()
-    found: list[HeldOutAnswer] = []
-    for task, completion in zip((task for task in chosen for _ in range(each)), completions, strict=True):
-        score = reward.score(task, completion.text)
-        found.append(
-            HeldOutAnswer(
-                task=task.id,
-                kind=task.kind or "all",
-                text=completion.text,
-                correct=score.correct,
-                readable=score.status is ScoreStatus.OK,
-                confidence=score.confidence,
-            )
+    found = [
+        HeldOutAnswer(
+            task=task.id,
+            kind=task.kind or "all",
+            text=text,
+            correct=score.correct,
+            readable=score.status is ScoreStatus.OK,
+            confidence=score.confidence,
         )
+        for task, text, score in answers
+    ]
     _write(directory / FILE, found)
     return found
 

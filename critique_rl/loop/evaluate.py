@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from critique_rl.config.evaluation import EvaluationConfig
 from critique_rl.protocols import Policy, Reward, RolloutEngine
@@ -24,6 +25,14 @@ VOTES: Mapping[str, VoteRule] = {
     "weighted_vote": "weighted",
     "most_confident": "most_confident",
 }
+
+
+class Answer(NamedTuple):
+    """One answer of the bare policy to one held-out task."""
+
+    task: Task
+    text: str
+    score: Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +74,36 @@ def evaluate(
     seed: int,
 ) -> Mapping[str, Success]:
     """Success of the bare policy on `tasks` (on `max_tasks` of them, evenly spread), by kind as they first appear."""
+    answers = ask(tasks, policy=policy, engine=engine, reward=reward, config=config, max_tokens=max_tokens, seed=seed)
+    judged: dict[str, list[list[Score]]] = {}
+    for i in range(0, len(answers), config.samples_per_task):
+        own = answers[i : i + config.samples_per_task]
+        judged.setdefault(own[0].task.kind or "all", []).append([answer.score for answer in own])
+    return {kind: _success(kind, scores, config.pass_at) for kind, scores in judged.items()}
+
+
+def ask(
+    tasks: Sequence[Task],
+    *,
+    policy: Policy,
+    engine: RolloutEngine,
+    reward: Reward,
+    config: EvaluationConfig,
+    max_tokens: int,
+    seed: int,
+) -> list[Answer]:
+    """`samples_per_task` verified answers of each task that is asked, those of one task in a row."""
     count = min(config.max_tasks or len(tasks), len(tasks))
     chosen = [tasks[i * len(tasks) // count] for i in range(count)]
-    each = config.samples_per_task
     prompts = [policy.encode(task.messages) for task in chosen]
     completions = engine.generate(
-        [prompt for prompt in prompts for _ in range(each)],
+        [prompt for prompt in prompts for _ in range(config.samples_per_task)],
         max_tokens=max_tokens,
         temperature=config.temperature,
         seed=seed,
     )
-    judged: dict[str, list[list[Score]]] = {}
-    for i, task in enumerate(chosen):
-        own = completions[i * each : (i + 1) * each]
-        judged.setdefault(task.kind or "all", []).append([reward.score(task, c.text) for c in own])
-    return {kind: _success(kind, scores, config.pass_at) for kind, scores in judged.items()}
+    asked = [task for task in chosen for _ in range(config.samples_per_task)]
+    return [Answer(t, c.text, reward.score(t, c.text)) for t, c in zip(asked, completions, strict=True)]
 
 
 def figures(found: Mapping[str, Success]) -> dict[str, float]:
