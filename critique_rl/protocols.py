@@ -211,9 +211,11 @@ class Guards(Protocol):
         success: float | None,
         injecting: bool,
         conflict: float | None = None,
+        success_by_kind: Mapping[str, float] | None = None,
     ) -> None:
         """One step's rollouts; `conflict` is the cosine between the gradients of the policy-gradient channel and of
-        the directive ones in the training step before them, None where it was not measured."""
+        the directive ones in the training step before them, None where it was not measured; `success_by_kind` holds
+        the kinds of task that the step has."""
         ...
 
     @property

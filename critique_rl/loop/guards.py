@@ -5,7 +5,7 @@ Owns: how vitals are read off rollouts and training reports. Must not know: limi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ class Vitals(NamedTuple):
     p95_tokens: float | None
     truncated: float | None
     success: float | None
+    success_by_kind: Mapping[str, float]
 
 
 def vitals(groups: Sequence[Group]) -> Vitals:
@@ -31,7 +32,12 @@ def vitals(groups: Sequence[Group]) -> Vitals:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     surprise = [-logprob for rollout in rollouts for logprob in rollout.behaviour_logprobs]
     lengths = [len(rollout.completion_ids) for rollout in rollouts]
-    judged = [score.correct for group in groups for score in group.scores if score.status is not ScoreStatus.ERROR]
+    by_kind: dict[str, list[bool]] = {}
+    for group in groups:
+        for score in group.scores:
+            if score.status is not ScoreStatus.ERROR:
+                by_kind.setdefault(group.task.kind, []).append(score.correct)
+    judged = [correct for of_kind in by_kind.values() for correct in of_kind]
     p50, p95 = (float(np.quantile(lengths, q)) for q in (0.5, 0.95)) if lengths else (None, None)
     return Vitals(
         entropy=float(np.mean(surprise)) if surprise else None,
@@ -39,6 +45,7 @@ def vitals(groups: Sequence[Group]) -> Vitals:
         p95_tokens=p95,
         truncated=float(np.mean([not rollout.finished for rollout in rollouts])) if rollouts else None,
         success=float(np.mean(judged)) if judged else None,
+        success_by_kind={kind: float(np.mean(correct)) for kind, correct in by_kind.items()},
     )
 
 

@@ -9,7 +9,7 @@ from, critics, the loop. Figures come from the policy's own rollouts under the b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, cast
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, cast
 from pydantic import TypeAdapter
 
 from critique_rl.config.guards import GuardsConfig
+from critique_rl.schedule.kinds import KindSuccess, Mean
 from critique_rl.schedule.restoring import restored
 
 MIN_ENTROPY = 0.05  # nats: below it a reference is too small to halve
@@ -48,25 +49,6 @@ _QUIET = _Reading(0.0, False, "")
 
 
 @dataclass(slots=True, kw_only=True)
-class _Mean:
-    """Exponential mean with bias correction: sum of (1 - a)^age a x, divided by the same sum of weights."""
-
-    total: float = 0.0
-    weight: float = 0.0
-    count: int = 0
-
-    def add(self, value: float, steps: int) -> None:
-        rate = 2 / (steps + 1)
-        self.total = (1 - rate) * self.total + rate * value
-        self.weight = (1 - rate) * self.weight + rate
-        self.count += 1
-
-    @property
-    def value(self) -> float:
-        return self.total / self.weight
-
-
-@dataclass(slots=True, kw_only=True)
 class _Wire:
     state: WireState = WireState.OK
     way: float = 0.0
@@ -78,9 +60,10 @@ class _Wire:
 class _State:
     """All that a resumed run needs. `injected` counts steps since injection began."""
 
-    reference: dict[Vital, _Mean] = field(default_factory=dict[Vital, _Mean])
-    recent: dict[Vital, _Mean] = field(default_factory=dict[Vital, _Mean])
+    reference: dict[Vital, Mean] = field(default_factory=dict[Vital, Mean])
+    recent: dict[Vital, Mean] = field(default_factory=dict[Vital, Mean])
     best_success: float | None = None
+    kinds: dict[str, KindSuccess] = field(default_factory=dict[str, KindSuccess])
     injected: int = 0
     trips: int = 0
     wires: dict[str, _Wire] = field(default_factory=dict[str, _Wire])
@@ -107,11 +90,13 @@ class TripWires:
         success: float | None,
         injecting: bool,
         conflict: float | None = None,
+        success_by_kind: Mapping[str, float] | None = None,
     ) -> None:
         """One step's rollouts, sampled after any injection or before the first one; None: not known this step.
 
         Entropy in nats per token, lengths in tokens, the others as shares; `conflict` is the cosine between the
-        gradients of evaluative and directive feedback in the training step before them.
+        gradients of evaluative and directive feedback in the training step before them; `success_by_kind` names the
+        kinds of task that the step has.
         """
         state, config = self._state, self.config
         if config.mode == "off":
@@ -127,15 +112,20 @@ class TripWires:
         for name, value in vitals.items():
             if value is None:
                 continue
-            reference = state.reference.setdefault(name, _Mean())
+            reference = state.reference.setdefault(name, Mean())
             if not injecting or reference.count < config.min_steps:
                 reference.add(value, config.reference_steps)
-            state.recent.setdefault(name, _Mean()).add(value, config.recent_steps)
+            state.recent.setdefault(name, Mean()).add(value, config.recent_steps)
         recent = state.recent.get("success")
         if recent is not None and recent.count >= config.min_steps:
             state.best_success = max(recent.value, state.best_success or 0.0)
+        by_kind = success_by_kind or {}
+        for kind, value in by_kind.items():
+            record = state.kinds.setdefault(kind, KindSuccess())
+            record.add(value, steps=config.recent_steps, enough=config.min_steps)
         if state.injected >= config.min_steps:
-            for name, reading in {**self._readings(), **self._conflict(conflict)}.items():
+            readings = {**self._readings(), **self._by_kind(by_kind), **self._conflict(conflict)}
+            for name, reading in readings.items():
                 self._advance(name, state.wires.setdefault(name, _Wire()), reading)
 
     @property
@@ -216,6 +206,18 @@ class TripWires:
             high = min(_rise(pair, config.max_entropy), (pair[1] - pair[0]) / MIN_ENTROPY_RISE)
             readings["low_entropy"] = _Reading(low, accompanied, words)
             readings["high_entropy"] = _Reading(high, accompanied, words)
+        return readings
+
+    def _by_kind(self, present: Collection[str]) -> dict[str, _Reading]:
+        """One wire for each kind, where there are several; a kind moves its own with the steps that have it."""
+        config, kinds = self.config, self._state.kinds
+        readings: dict[str, _Reading] = {}
+        for kind in present if len(kinds) > 1 else ():
+            record = kinds[kind]
+            way = record.fallen(share=config.max_success_drop, least=MIN_SUCCESS_DROP, steps=config.recent_steps)
+            best = record.best or 0.0
+            words = f"success on {kind!r} tasks fell to {record.recent.value:.2f} from {best:.2f} at its best"
+            readings[f"success/{kind}"] = _Reading(way, True, words)
         return readings
 
     def _conflict(self, cosine: float | None) -> dict[str, _Reading]:

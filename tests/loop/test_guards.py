@@ -38,7 +38,7 @@ class Scripted:
         self.seen: list[bool] = []
         self.conflicts: list[float | None] = []
 
-    def observe(self, *, injecting: bool, conflict: float | None = None, **_: float | None) -> None:
+    def observe(self, *, injecting: bool, conflict: float | None = None, **_: object) -> None:
         self.seen.append(injecting)
         self.conflicts.append(conflict)
 
@@ -72,7 +72,10 @@ def test_vitals_by_hand() -> None:
     assert (seen.p50_tokens, seen.entropy, seen.truncated) == (2.0, 1.0, 0.25)
     assert seen.p95_tokens == pytest.approx(2.85)  # 2 + 0.85 of the way from the third to the fourth of (2, 2, 2, 3)
     assert seen.success == pytest.approx(1 / 3)
-    assert vitals([]) == (None, None, None, None, None)
+    assert seen.success_by_kind == {cut.task.kind: seen.success}
+    other = replace(one, task=replace(one.task, kind="other"), scores=one.scores[1:2] * 4)
+    assert vitals([cut, other, cut]).success_by_kind == pytest.approx({cut.task.kind: 1 / 3, "other": 0.0})
+    assert vitals([]) == (None, None, None, None, None, {})
     unknown = replace(one, rollouts=tuple(replace(r, behaviour_logprobs=()) for r in one.rollouts))
     assert vitals([unknown]).entropy is None
 
