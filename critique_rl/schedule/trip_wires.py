@@ -24,6 +24,7 @@ MIN_ENTROPY = 0.05  # nats: below it a reference is too small to halve
 MIN_ENTROPY_RISE = 0.1  # nats
 MIN_LENGTH_CHANGE = 2.0  # tokens
 MIN_SUCCESS_DROP = 0.1
+KIND = "success/"
 CALM = 0.5  # share of the way to its limit, below which a wire is quiet
 
 Vital = Literal["entropy", "p50_tokens", "p95_tokens", "truncated", "success"]
@@ -131,7 +132,7 @@ class TripWires:
     @property
     def allows_injection(self) -> bool:
         """Whether refinements and directive targets may go into this step."""
-        return self.config.mode != "stop" or not self._tripped
+        return self.config.mode != "stop" or not self._stopping
 
     def message(self) -> str | None:
         """What tripped or recovered since the last call, for a person; else None."""
@@ -164,8 +165,9 @@ class TripWires:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     @property
-    def _tripped(self) -> list[str]:
-        return [name for name, wire in self._state.wires.items() if wire.state is WireState.TRIPPED]
+    def _stopping(self) -> list[str]:
+        tripped = [name for name, wire in self._state.wires.items() if wire.state is WireState.TRIPPED]
+        return [name for name in tripped if not name.startswith(KIND)]
 
     def _pair(self, name: Vital) -> tuple[float, float] | None:
         """(reference, present value), or None while either holds too little."""
@@ -209,7 +211,10 @@ class TripWires:
         return readings
 
     def _by_kind(self, present: Collection[str]) -> dict[str, _Reading]:
-        """One wire for each kind, where there are several; a kind moves its own with the steps that have it."""
+        """One wire for each kind, where there are several; a kind moves its own with the steps that have it.
+
+        It tells and stops nothing: on the lab a kind is eaten within ten steps, and critiques of it bring it back.
+        """
         config, kinds = self.config, self._state.kinds
         readings: dict[str, _Reading] = {}
         for kind in present if len(kinds) > 1 else ():
@@ -217,7 +222,7 @@ class TripWires:
             way = record.fallen(share=config.max_success_drop, least=MIN_SUCCESS_DROP, steps=config.recent_steps)
             best = record.best or 0.0
             words = f"success on {kind!r} tasks fell to {record.recent.value:.2f} from {best:.2f} at its best"
-            readings[f"success/{kind}"] = _Reading(way, True, words)
+            readings[f"{KIND}{kind}"] = _Reading(way, True, words)
         return readings
 
     def _conflict(self, cosine: float | None) -> dict[str, _Reading]:
@@ -243,20 +248,26 @@ class TripWires:
             wire.calm = wire.calm + 1 if way < CALM else 0
             if wire.calm >= config.cooldown_steps:
                 wire.state, wire.beyond = WireState.RECOVERED, 0
-                self._tell(f"trip wire {name!r} has been quiet for {wire.calm} steps", back=True)
+                said = f"trip wire {name!r} has been quiet for {wire.calm} steps"
+                self._tell(said, back=True, stops=not name.startswith(KIND))
             return
         wire.beyond = wire.beyond + 1 if way >= 1 and reading.accompanied else 0
         if wire.beyond >= config.sustain_steps:
             wire.state, wire.calm = WireState.TRIPPED, 0
             self._state.trips += 1
-            self._tell(f"trip wire {name!r}: {reading.words}, for {wire.beyond} {reading.counted} in a row", back=False)
+            said = f"trip wire {name!r}: {reading.words}, for {wire.beyond} {reading.counted} in a row"
+            self._tell(said, back=False, stops=not name.startswith(KIND))
         elif way >= 1:
             wire.state = WireState.WARNED
         elif way < CALM and wire.state is WireState.WARNED:
             wire.state = WireState.OK
 
-    def _tell(self, happened: str, *, back: bool) -> None:
-        others = self._tripped
+    def _tell(self, happened: str, *, back: bool, stops: bool = True) -> None:
+        others = self._stopping
+        if not stops:
+            follows = "" if back else "; nothing is stopped, since critics may be what brings it back"
+            self._state.unread.append(f"{happened}{follows}")
+            return
         if self.config.mode == "warn":
             follows = "guards.mode is 'warn', so nothing is stopped"
         elif back:

@@ -82,20 +82,19 @@ def look(wires: TripWires, steps: int, by_kind: dict[str, float]) -> list[str | 
     return said
 
 
-def test_one_kind_that_is_eaten_trips_though_the_mean_stays() -> None:
+def test_one_kind_that_is_eaten_is_told_though_the_mean_stays() -> None:
     wires = watched()
     assert look(wires, 30, {"easy": 1.0, "hard": 0.0}) == [None] * 30
     said = look(wires, 20, {"easy": 0.0, "hard": 1.0})
     (message,) = filter(None, said)
     assert message.startswith("trip wire 'success/easy': success on 'easy' tasks fell to 0.")
-    assert "from 0.74 at its best, for 3 steps in a row" in message
-    assert not wires.allows_injection
+    assert "from 0.74 at its best, for 3 steps in a row; nothing is stopped" in message
+    assert wires.allows_injection and wires.figures()["guards/tripped"] == 1
     # steps without easy tasks say nothing of them
-    look(wires, 10, {"hard": 1.0})
-    assert not wires.allows_injection
+    assert look(wires, 10, {"hard": 1.0}) == [None] * 10
     back = list(filter(None, look(wires, 40, {"easy": 0.9, "hard": 1.0})))
-    assert len(back) == 1 and "'success/easy' has been quiet" in back[0]
-    assert wires.allows_injection
+    assert back == ["trip wire 'success/easy' has been quiet for 4 steps"]
+    assert wires.figures()["guards/tripped"] == 0
 
 
 def test_one_kind_alone_is_the_run_itself() -> None:
