@@ -86,8 +86,8 @@ class GuardsConfig(Strict):
         gt=0.0,
         le=1.0,
         description="largest fall of the success rate from its best, as a share of it, and by 0.1 at least; where "
-        "tasks have several kinds, of each kind, too, beyond what chance does, but that is only told (ours, no published "
-        "evidence)",
+        "tasks have several kinds, of each kind, too, beyond what chance does, but that is only told (ours, no "
+        "published evidence)",
     )
     flat_success: float = Field(
         default=0.02,
