@@ -62,6 +62,12 @@ class ClaimConfig(Strict):
         description="what its success must stay above in every seed, at every evaluation after the one at which it "
         "first reached half of its best; a seed that never succeeds refutes it. It needs evaluation.every",
     )
+    from_step: int | None = Field(
+        default=None,
+        ge=1,
+        description="with floor_above: only evaluations from this step on count, and all of them do (None: those after "
+        "the plateau was broken)",
+    )
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -77,6 +83,8 @@ class ClaimConfig(Strict):
                 "give exactly one of above and not_below, each a list of arms, at_most_share_of, an arm and a share, "
                 "and floor_above, a number"
             )
+        if self.from_step is not None and self.floor_above is None:
+            raise ValueError(f"from_step = {self.from_step} has no effect without floor_above; remove it, or set that")
         if self.floor_above is not None and self.metric != SUCCESS:
             raise ValueError(f"metric = {self.metric!r} has no effect with floor_above, which is of success; remove it")
         return self

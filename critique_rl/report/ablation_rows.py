@@ -135,7 +135,17 @@ def _judged_share(claim: ClaimConfig, high: float, other_low: float) -> Json:
 
 def _judged_floor(claim: ClaimConfig, bound: float, row: Json) -> Json:
     """A claim with the lowest floor of any seed. It fails if a seed never broke its plateau, and is not measured (None)
-    if one was not evaluated after that."""
+    if one was not evaluated after that, or from the step on that the claim names."""
+    if claim.from_step is not None:
+        points = cast("Sequence[Json]", row.get("curve", []))
+        late = [cast(float, p["lowest"]) for p in points if cast(int, p["step"]) >= claim.from_step]
+        return {
+            "name": claim.name,
+            "value": min(late, default=None),
+            "unit": f"lowest held-out success of a seed from step {claim.from_step} on",
+            "target": f"> {bound:g}",
+            "holds": min(late) > bound if late else None,
+        }
     floors = cast("Sequence[float | None]", row.get("floors", []))
     measured = [floor for floor in floors if floor is not None]
     unbroken = None in cast("Sequence[int | None]", row.get("broken_steps", []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
@@ -90,6 +91,21 @@ def test_a_floor_is_judged_in_every_seed(seeds: Sequence[Sequence[float]], value
     assert (found["value"], found["holds"], found["target"]) == (value, holds, "> 0.5")
     if len(seeds) == 2 and holds is None:
         assert floors(*seeds)[0]["floor"] is None
+
+
+def test_a_floor_from_a_step_on_counts_every_evaluation_from_there() -> None:
+    rows = floors([0.0, 0.8, 0.3, 0.9], [0.0, 0.9, 0.7, 0.6])
+    steps = [cast(int, point["step"]) for point in cast("list[Json]", rows[0]["curve"])]
+    late = ClaimConfig.model_validate(
+        {"name": "c", "arm": "both", "class": "hard", "floor_above": 0.5, "from_step": steps[3]}
+    )
+    found = judged(late, rows)
+    assert (found["value"], found["holds"]) == (0.6, True)
+    early = late.model_copy(update={"from_step": steps[2]})
+    assert (judged(early, rows)["value"], judged(early, rows)["holds"]) == (0.3, False)
+    assert judged(late.model_copy(update={"from_step": 10**6}), rows)["holds"] is None
+    with pytest.raises(ValueError, match="no effect without floor_above"):
+        ClaimConfig.model_validate({"name": "c", "arm": "b", "class": "hard", "above": ["a"], "from_step": 3})
 
 
 def test_a_floor_of_an_arm_that_did_not_run_is_not_measured() -> None:
