@@ -112,14 +112,21 @@ def build_tokenizer(examples: Sequence[Example]) -> PreTrainedTokenizerFast:
 
 def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     """An untrained Llama of about one million parameters."""
+    return new_llama(tokenizer, seed=seed, vocabulary_size=VOCABULARY_SIZE, hidden=160, inner=432, heads=5)
+
+
+def new_llama(
+    tokenizer: PreTrainedTokenizerFast, *, seed: int, vocabulary_size: int, hidden: int, inner: int, heads: int
+) -> LlamaForCausalLM:
+    """An untrained Llama of three layers with tied embeddings; equal seeds give equal weights."""
     vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE,
-        hidden_size=160,
-        intermediate_size=432,
+        vocab_size=vocabulary_size,
+        hidden_size=hidden,
+        intermediate_size=inner,
         num_hidden_layers=3,
-        num_attention_heads=5,
-        num_key_value_heads=5,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,

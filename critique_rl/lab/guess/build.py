@@ -15,10 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from critique_rl.errors import ConfigError
-from critique_rl.lab.build import EOS, PAD, Progress, build_tokenizer, learning_rate_share
+from critique_rl.lab.build import Progress, build_tokenizer, learning_rate_share, new_llama
 from critique_rl.lab.corpus import Example
 from critique_rl.lab.guess.corpus import END, GuessCorpus, Lesson
 from critique_rl.lab.guess.measure import FLOOR, GuessMeasurement, measure_guesses
@@ -101,25 +101,8 @@ def train_guess_policy(*, seed: int, steps: int, progress: Progress | None = Non
 
 def new_guess_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     """An untrained Llama of about a sixth of a million parameters."""
-    vocabulary = tokenizer.get_vocab()
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=vocabulary[EOS],
-        pad_token_id=vocabulary[PAD],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-        torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)
-    return model
+    size = len(tokenizer.get_vocab())
+    return new_llama(tokenizer, seed=seed, vocabulary_size=size, hidden=64, inner=176, heads=4)
 
 
 def share_loss(policy: LabPolicy, lessons: Sequence[Lesson]) -> torch.Tensor:
