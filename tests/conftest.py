@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,3 +29,8 @@ def _connect_to_loopback(self: socket.socket, address: object) -> None:
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that would leave the machine fails, wherever it runs."""
     monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback)
+
+
+def pytest_configure() -> None:
+    """Processes that were started in the background ignore Ctrl-C, and hand that on: tests of it would wait for ever."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

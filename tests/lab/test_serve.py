@@ -188,7 +188,10 @@ def test_the_verb_prints_where_it_listens_and_answers_there() -> None:
             assert fetch(address[1].removesuffix("/v1") + "/health")[0] == 200
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=10)
+            try:
+                process.wait(timeout=10)
+            finally:
+                process.kill()
 
 
 def test_the_verb_listens_on_this_machine_only_by_default() -> None:
