@@ -32,5 +32,5 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_configure() -> None:
-    """Processes that were started in the background ignore Ctrl-C, and hand that on: tests of it would wait for ever."""
+    """A process started in the background ignores Ctrl-C, and hands that on: tests of it would wait for ever."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
