@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -54,24 +54,34 @@ def build_policy(
     every step. Raises ConfigError for fewer than one step.
     """
     began_s = time.monotonic()
-    with _one_thread():
+    with one_thread():
         policy = train_policy(seed=seed, steps=steps, digits=digits, progress=progress)
         easy = select_problems("held_out", "easy", 200, digits=digits)
         hard = select_problems("held_out", "hard", 200, digits=digits)
         measured = measure(policy, easy, hard, samples=samples, seed=seed)
+    recipe = {"digits": digits, "seed": seed, "steps": steps, "wall_s": round(time.monotonic() - began_s, 1)}
+    write_policy(policy, out_dir, {**facts_of(policy, _rates(measured)), **recipe})
+    return measured
+
+
+def write_policy(policy: LabPolicy, out_dir: Path, facts: Mapping[str, object]) -> None:
+    """Model, tokenizer and LAB.json, the facts about them, in `out_dir`."""
     out_dir.mkdir(parents=True, exist_ok=True)
     policy.model.save_pretrained(out_dir)
     policy.tokenizer.save_pretrained(out_dir)
-    facts = _facts(policy, measured) | {
-        "digits": digits,
-        "seed": seed,
-        "steps": steps,
-        "wall_s": round(time.monotonic() - began_s, 1),
-    }
     (out_dir / "LAB.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for file in out_dir.iterdir():
         file.chmod(0o644)  # safetensors writes 0600, which a wheel would carry to other users
-    return measured
+
+
+def facts_of(policy: LabPolicy, measured: Mapping[str, object]) -> dict[str, object]:
+    """What LAB.json says of any world's policy."""
+    return {
+        "temperature": 1.0,
+        "measured": measured,
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+    }
 
 
 def train_policy(*, seed: int, steps: int, digits: int = 2, progress: Progress | None = None) -> LabPolicy:
@@ -196,7 +206,7 @@ def answer_loss(policy: LabPolicy, examples: Sequence[Example]) -> torch.Tensor:
 
 
 @contextmanager
-def _one_thread() -> Generator[None]:
+def one_thread() -> Generator[None]:
     """Sums are taken in one order only with one thread; a second thread would change the last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -206,7 +216,7 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def _facts(policy: LabPolicy, measured: Measurement) -> dict[str, object]:
+def _rates(measured: Measurement) -> dict[str, object]:
     rates: dict[str, object] = {}
     for name, value in measured._asdict().items():
         if isinstance(value, Rate):
@@ -218,9 +228,4 @@ def _facts(policy: LabPolicy, measured: Measurement) -> dict[str, object]:
             }
         else:
             rates[name] = value
-    return {
-        "temperature": 1.0,
-        "measured": rates,
-        "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-    }
+    return rates

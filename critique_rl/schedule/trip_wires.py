@@ -167,7 +167,7 @@ class TripWires:
     @property
     def _stopping(self) -> list[str]:
         tripped = [name for name, wire in self._state.wires.items() if wire.state is WireState.TRIPPED]
-        return [name for name in tripped if not name.startswith(KIND)]
+        return [name for name in tripped if _stops(name)]
 
     def _pair(self, name: Vital) -> tuple[float, float] | None:
         """(reference, present value), or None while either holds too little."""
@@ -176,11 +176,16 @@ class TripWires:
             return None
         return reference.value, recent.value
 
+    @property
+    def _risen(self) -> bool:
+        success = self._pair("success")
+        return success is not None and success[1] >= success[0] + self.config.flat_success
+
     def _readings(self) -> dict[str, _Reading]:
         config = self.config
         readings: dict[str, _Reading] = {}
         success, best = self._pair("success"), self._state.best_success
-        risen = success is not None and success[1] >= success[0] + config.flat_success
+        risen = self._risen
         falling = False
         if success is not None and best:
             drop = best - success[1]
@@ -233,13 +238,11 @@ class TripWires:
             if wire is None or wire.state is not WireState.TRIPPED:
                 return {}
             return {"conflict": _QUIET if self.config.mode == "stop" else _Reading(wire.way, False, "")}
-        success = self._pair("success")
-        risen = success is not None and success[1] >= success[0] + self.config.flat_success
         words = (
             f"the gradients of evaluative and directive feedback pull against each other (cosine {cosine:.2f}) while "
             "success has not risen"
         )
-        return {"conflict": _Reading(-cosine / self.config.max_conflict, not risen, words, "measurements")}
+        return {"conflict": _Reading(-cosine / self.config.max_conflict, not self._risen, words, "measurements")}
 
     def _advance(self, name: str, wire: _Wire, reading: _Reading) -> None:
         config, way = self.config, max(0.0, reading.way)
@@ -249,14 +252,14 @@ class TripWires:
             if wire.calm >= config.cooldown_steps:
                 wire.state, wire.beyond = WireState.RECOVERED, 0
                 said = f"trip wire {name!r} has been quiet for {wire.calm} steps"
-                self._tell(said, back=True, stops=not name.startswith(KIND))
+                self._tell(said, back=True, stops=_stops(name))
             return
         wire.beyond = wire.beyond + 1 if way >= 1 and reading.accompanied else 0
         if wire.beyond >= config.sustain_steps:
             wire.state, wire.calm = WireState.TRIPPED, 0
             self._state.trips += 1
             said = f"trip wire {name!r}: {reading.words}, for {wire.beyond} {reading.counted} in a row"
-            self._tell(said, back=False, stops=not name.startswith(KIND))
+            self._tell(said, back=False, stops=_stops(name))
         elif way >= 1:
             wire.state = WireState.WARNED
         elif way < CALM and wire.state is WireState.WARNED:
@@ -278,6 +281,11 @@ class TripWires:
                 "steps, and the run goes on as scalar GRPO"
             )
         self._state.unread.append(f"{happened}; {follows}")
+
+
+def _stops(name: str) -> bool:
+    """Whether a wire stops injection when it trips; those of single kinds only tell."""
+    return not name.startswith(KIND)
 
 
 def _fall(pair: tuple[float, float], limit: float) -> float:

@@ -8,17 +8,23 @@ Shape suffixes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from critique_rl.errors import ConfigError
-from critique_rl.lab.build import Progress, build_tokenizer, learning_rate_share, new_llama
+from critique_rl.lab.build import (
+    Progress,
+    build_tokenizer,
+    facts_of,
+    learning_rate_share,
+    new_llama,
+    one_thread,
+    write_policy,
+)
 from critique_rl.lab.corpus import Example
 from critique_rl.lab.guess.corpus import END, GuessCorpus, Lesson
 from critique_rl.lab.guess.measure import FLOOR, GuessMeasurement, measure_guesses
@@ -48,30 +54,14 @@ def build_guess_policy(
     """
     began_s = time.monotonic()
     held_out = [p for n in range(1, MAX_CANDIDATES + 1) for p in select_guesses("held_out", n, problems)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a second thread would change the order of sums, and so the last bits
-    try:
+    with one_thread():
         policy = train_guess_policy(seed=seed, steps=steps, progress=progress)
         measured = measure_guesses(policy, held_out, floor=floor)
-    finally:
-        torch.set_num_threads(threads)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    policy.model.save_pretrained(out_dir)
-    policy.tokenizer.save_pretrained(out_dir)
-    facts = {
-        "world": "guess",
-        "temperature": 1.0,
-        "measured": measured.to_dict(),
-        "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-        "problems_per_n": problems,
-        "seed": seed,
-        "steps": steps,
-        "wall_s": round(time.monotonic() - began_s, 1),
-    }
-    (out_dir / "LAB.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    for file in out_dir.iterdir():
-        file.chmod(0o644)  # safetensors writes 0600, which a wheel would carry to other users
+    recipe = {"problems_per_n": problems, "seed": seed, "steps": steps}
+    wall_s = round(time.monotonic() - began_s, 1)
+    write_policy(
+        policy, out_dir, {"world": "guess", **facts_of(policy, measured.to_dict()), **recipe, "wall_s": wall_s}
+    )
     return measured
 
 
