@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import assert_never
 
 from critique_rl.algorithms.by_name import build_algorithm
 from critique_rl.algorithms.objectives import Combiner
@@ -17,30 +16,21 @@ from critique_rl.algorithms.paced import Paces
 from critique_rl.algorithms.predicted_critiques import PredictedCritiques
 from critique_rl.build_critic import build_critic
 from critique_rl.build_sampler import Sampler, build_sampler, step_config
+from critique_rl.build_tasks import build_reward, build_tasks
 from critique_rl.config import algorithm as methods
-from critique_rl.config import rewards as judges
-from critique_rl.config import tasks as sources
 from critique_rl.config.algorithm import GATED_EVERY
 from critique_rl.config.run import RunConfig
 from critique_rl.critics.policy_critic import Ask, AskOptions, PolicyAnswer
 from critique_rl.errors import ConfigError, CriticError
 from critique_rl.feedback.rows import read_feedback
 from critique_rl.feedback.screen import screened
-from critique_rl.lab.guess.tasks import GuessTasks
-from critique_rl.lab.tasks import LabTasks
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.recall import FeedbackGroups
 from critique_rl.policy.crew import Crew
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.protocols import Policy, Reward, RolloutEngine, TaskSource, Tracker
-from critique_rl.rewards.by_name import VerifierRouter
-from critique_rl.rewards.confidence import ConfidenceReward
-from critique_rl.rewards.exact import ExactReward
-from critique_rl.rewards.format_reward import FormatReward
-from critique_rl.rewards.math_verify_reward import MathVerifyReward
+from critique_rl.protocols import Policy, Reward, RolloutEngine, Tracker
 from critique_rl.rewards.objectives import ObjectiveReader
-from critique_rl.rewards.reasoning_gym_reward import ReasoningGymReward
 from critique_rl.schedule.anneal import Schedule
 from critique_rl.schedule.plateau import PlateauTracker
 from critique_rl.schedule.refresh_gate import RefreshGate
@@ -48,8 +38,6 @@ from critique_rl.schedule.replay import Replay
 from critique_rl.schedule.trip_wires import TripWires
 from critique_rl.schedule.trust import CriticTrust
 from critique_rl.stats.calibration import Calibrator
-from critique_rl.tasks.jsonl import JsonlTasks
-from critique_rl.tasks.reasoning_gym_tasks import ReasoningGymTasks
 from critique_rl.types import Message
 
 
@@ -187,65 +175,6 @@ def read_score_map(path: str, critic: str) -> Callable[[float], float]:
             f"trust.calibration: {path} has too few scores of {critic}: give rescue right attempts as well"
         )
     return lambda score: float(calibrator.apply([score])[0])
-
-
-def build_tasks(config: sources.TasksConfig) -> TaskSource:
-    """The task source that a config class names. Errors: DataError with file and line."""
-    match config:
-        case sources.LabTasksConfig():
-            return LabTasks(**config.model_dump(exclude={"kind"}))
-        case sources.GuessTasksConfig():
-            return GuessTasks(**config.model_dump(exclude={"kind"}))
-        case sources.JsonlTasksConfig():
-            return JsonlTasks(
-                config.path,
-                verifier=config.verifier,
-                held_out_path=config.held_out_path,
-                held_out_fraction=config.held_out_fraction or 0.0,
-                system=config.system,
-            )
-        case sources.ReasoningGymTasksConfig():
-            return ReasoningGymTasks(
-                config.dataset,
-                size=config.size,
-                seed=config.seed,
-                held_out_size=config.held_out_size,
-                params=config.params,
-                system=config.system,
-            )
-        case _:
-            assert_never(config)
-
-
-def build_reward(config: RunConfig) -> VerifierRouter:
-    """All verifiers of a run by name; "exact" is always there."""
-    rewards: dict[str, Reward] = {"exact": ExactReward()}
-    if isinstance(config.tasks, sources.ReasoningGymTasksConfig):
-        rewards["reasoning_gym"] = ReasoningGymReward()
-    rewards |= {name: _judge(judge) for name, judge in config.rewards.items()}
-    return VerifierRouter(rewards)
-
-
-def _judge(config: judges.RewardConfig) -> Reward:
-    match config:
-        case judges.ExactRewardConfig():
-            return ExactReward(
-                pattern=config.pattern,
-                form=config.form,
-                casefold=config.casefold,
-                collapse_whitespace=config.collapse_whitespace,
-                match=config.match,
-            )
-        case judges.MathVerifyRewardConfig():
-            return MathVerifyReward(timeout_s=config.timeout_s)
-        case judges.FormatRewardConfig():
-            return FormatReward(pattern=config.pattern, form=config.form)
-        case judges.ReasoningGymRewardConfig():
-            return ReasoningGymReward(pattern=config.pattern, form=config.form)
-        case judges.ConfidenceRewardConfig():
-            return ConfidenceReward(answer=_judge(config.answer), **config.model_dump(exclude={"kind", "answer"}))
-        case _:
-            assert_never(config)
 
 
 def build_policy_asker(config: RunConfig) -> Ask:

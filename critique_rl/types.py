@@ -60,8 +60,30 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of an episode: the policy's words as the token ids [start, end) of the rollout's completion, and what a
+    tool said to them.
+
+    `action` is what was read from the words ("search", "answer", or "" where nothing could be read), `argument` its
+    text, `observation` the tool's reply, and `documents` the ids of what the tool returned, best first.
+    """
+
+    start: int
+    end: int
+    text: str
+    action: str = ""
+    argument: str = ""
+    observation: str = ""
+    documents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One sampled answer to one task, with the exact ids that were sampled and the ids that they were sampled under."""
+    """One sampled answer to one task, with the exact ids that were sampled and the ids that they were sampled under.
+
+    An episode of several turns is one rollout: tool outputs stand among its `completion_ids`, `policy_mask` is False
+    there (empty: the policy sampled every id), their behaviour log-probs are 0, and they are never trained on.
+    """
 
     id: str
     task_id: str
@@ -71,6 +93,30 @@ class Rollout:
     text: str
     finished: bool
     policy_version: int
+    policy_mask: tuple[bool, ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def own_logprobs(self) -> tuple[float, ...]:
+        """Behaviour log-probs of the ids that the policy itself sampled: without tool outputs."""
+        if not self.policy_mask:
+            return self.behaviour_logprobs
+        return tuple(logprob for logprob, own in zip(self.behaviour_logprobs, self.policy_mask, strict=True) if own)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """What a guard of exploration has changed while a run goes on, on top of its config; the defaults change nothing.
+
+    `clip_high` and `temperature` are added, `learning_rate` multiplies; `entropy_weight` and `kl_cov_share` take the
+    place of the config's where they are not None.
+    """
+
+    clip_high: float = 0.0
+    temperature: float = 0.0
+    learning_rate: float = 1.0
+    entropy_weight: float | None = None
+    kl_cov_share: float | None = None
 
 
 class ScoreStatus(StrEnum):

@@ -29,7 +29,7 @@ class GroupAdvantages(NamedTuple):
 def blank(rollout: Rollout, prompt_ids: Sequence[int] | None = None) -> TrainSample:
     """A sample of one rollout that trains nothing yet; `prompt_ids` replaces the ids it was sampled under.
 
-    Behaviour log-probs that nobody knows (another model's attempt) are NaN.
+    Behaviour log-probs that nobody knows (another model's attempt) are NaN; tool outputs are masked out of every loss.
     """
     length = len(rollout.completion_ids)
     zeros = np.zeros(length)
@@ -39,7 +39,7 @@ def blank(rollout: Rollout, prompt_ids: Sequence[int] | None = None) -> TrainSam
         task_id=rollout.task_id,
         prompt_ids=rollout.prompt_ids if prompt_ids is None else tuple(prompt_ids),
         completion_ids=rollout.completion_ids,
-        loss_mask=np.ones(length),
+        loss_mask=np.asarray(rollout.policy_mask or np.ones(length), dtype=np.float64),
         behaviour_logprobs=known if len(known) == length else np.full(length, np.nan),
         advantages=zeros,
         pg_weight=zeros,

@@ -27,7 +27,7 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
     kinds = sorted({kind for kind, _ in scored})
     rewards = {f"reward/{k}": float(np.mean([s.reward for kind, s in scored if kind == k])) for k in kinds}
     mean = {"reward/mean": float(np.mean([s.reward for _, s in scored]))} if scored else {}
-    logprobs = [x for g in fresh for r in g.rollouts for x in r.behaviour_logprobs]
+    logprobs = [x for g in fresh for r in g.rollouts for x in r.own_logprobs]
     entropy = {"policy/entropy_estimate": -float(np.mean(logprobs))} if logprobs else {}
     ends = [r.finished for g in fresh for r in g.rollouts]
     finished = {"rollout/finished": float(np.mean(ends))} if ends else {}

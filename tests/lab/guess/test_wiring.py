@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from critique_rl.build import build, build_reward, build_tasks
+from critique_rl.build import build
+from critique_rl.build_tasks import build_reward, build_tasks
 from critique_rl.cli.main import main
 from critique_rl.config.load import validate
 from critique_rl.config.run import RunConfig
