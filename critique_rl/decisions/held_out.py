@@ -25,8 +25,8 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
 
     Errors: CheckpointError if there is none or FILE cannot be written, and those of building a policy and its tasks.
     """
-    from critique_rl.build_tasks import build_reward, build_tasks
     from critique_rl.build_sampler import build_sampler
+    from critique_rl.build_tasks import build_reward, build_tasks
     from critique_rl.engines.vllm_server import VllmServerEngine
     from critique_rl.loop.checkpoint import latest_checkpoint
     from critique_rl.loop.evaluate import ask

@@ -13,8 +13,9 @@ from critique_rl import errors, protocols, types
 
 PUBLIC = {
     "critique_rl.types": {
-        "Completion", "CriticOutcome", "CriticRequest", "Critique", "Directive", "Evaluative", "Group", "Knobs", "Message",
-        "Refinement", "Rollout", "Score", "ScoreStatus", "Task", "TeacherTargets", "TrainSample", "Turn", "Usage",
+        "Completion", "CriticOutcome", "CriticRequest", "Critique", "Directive", "Evaluative", "Group", "Knobs",
+        "Message", "Refinement", "Rollout", "Score", "ScoreStatus", "Task", "TeacherTargets", "TrainSample", "Turn",
+        "Usage",
     },
     "critique_rl.protocols": {
         "Algorithm", "Critic", "FeedbackSource", "GroupState", "Guards", "Plateau", "Policy", "Reward", "RolloutEngine",
