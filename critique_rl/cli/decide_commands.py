@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from critique_rl.cli.numbers import count, seed
+from critique_rl.cli.run_records import fitted_on, from_run
 from critique_rl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from critique_rl.stats.decisions import Pooling
 
 METHODS = ("auto", "temperature", "platt", "isotonic")
-RECORDS = ".jsonl or .parquet, one record a line; other keys are passed over"
+RECORDS = ".jsonl or .parquet, one record a line (other keys are passed over), or the directory of a finished run"
 
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -64,6 +65,7 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def handle(known: argparse.Namespace) -> int:
     """Run the verb that was parsed."""
     if known.verb == "calibrate":
+        known.from_run = from_run(known)
         return _calibrate(known)
     if not (known.utilities or known.penalty or known.costs):
         raise ConfigError("decide needs what a mistake costs: --utilities C,W,A, --penalty L or --costs FILE.json")
@@ -80,6 +82,9 @@ def handle(known: argparse.Namespace) -> int:
     ):
         if given and not present:
             raise ConfigError(f"{flag} has an effect with {needed} only; leave it out, or add that")
+    known.from_run = from_run(known)
+    if known.calibrator:
+        _warn(fitted_on(str(known.records), Path(known.calibrator)), strict=known.strict)
     return _decide_by_costs(known) if known.costs else _decide(known)
 
 
@@ -223,8 +228,11 @@ def _names(known: argparse.Namespace) -> FieldNames:
     from critique_rl.decisions.records import FieldNames
 
     if known.verb == "calibrate":
-        return FieldNames(confidence=known.confidence, correct=known.correct, group=known.group)
+        return FieldNames(
+            confidence=known.confidence, correct=known.correct, group=known.group, skips_missing=known.from_run
+        )
     return FieldNames(
+        skips_missing=known.from_run,
         confidence=known.confidence,
         correct=known.correct,
         answer=known.answer or "answer",

@@ -22,7 +22,8 @@ SUM_SLACK = 1e-3  # probabilities are often written with three places
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldNames:
-    """What the keys are called in the file. `group` None: no record belongs with another."""
+    """What the keys are called in the file. `group` None: no record belongs with another. `skips_missing`: records
+    without a confidence are passed over, and are no error."""
 
     confidence: str = "confidence"
     correct: str = "correct"
@@ -30,6 +31,7 @@ class FieldNames:
     group: str | None = None
     probabilities: str = "probabilities"
     label: str = "label"
+    skips_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,9 @@ def _rows(source: str, names: FieldNames) -> Iterator[Row]:
     for row in source_rows(source, [*columns, *([names.group] if names.group is not None else [])]):
         if row.error is not None:
             raise row.error
-        yield row.where, {key: value for key, value in row.value.items() if value is not None}
+        stated = {key: value for key, value in row.value.items() if value is not None}
+        if names.confidence in stated or not names.skips_missing:
+            yield row.where, stated
 
 
 def _check_all(source: str, rows: Sequence[tuple[str, bool]], key: str) -> None:
