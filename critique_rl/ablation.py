@@ -23,13 +23,14 @@ from critique_rl.config.load import RunFile
 from critique_rl.decisions.deployed import deployed_figures, stated_figures
 from critique_rl.decisions.held_out import held_out_answers
 from critique_rl.errors import ConfigError, CritiqueRLError
-from critique_rl.experiment import PlannedRun, plan, run_one
+from critique_rl.experiment import PlannedRun, plan
 from critique_rl.provenance import commit, device_name, versions
 from critique_rl.report.ablation_chart import draw_ablation, draw_curves
-from critique_rl.report.ablation_metrics import POOLED_FIGURES
+from critique_rl.report.ablation_metrics import POOLED_FIGURES, last_monitored
 from critique_rl.report.ablation_rows import Courses, judged, rows_of
 from critique_rl.report.ablation_table import ablation_table, has_floors
 from critique_rl.report.course import Course, read_course
+from critique_rl.stages import final_run, run_planned
 
 Json = dict[str, object]
 Say = Callable[[str], None]
@@ -135,6 +136,13 @@ def _check_columns(columns: Sequence[str], runs: Sequence[PlannedRun]) -> None:
                 way_out = "set evaluation.samples_per_task above 1"
             elif metric.startswith(("confidence/", "weighted_", "most_confident")) and not stated:
                 way_out = 'judge by a [rewards.NAME] of kind = "with_confidence"'
+            elif metric.startswith("monitor/"):
+                options = run.config.monitors
+                probed = options is not None and options.probe_tasks > 0
+                on = probed if metric.startswith("monitor/probe/") else options is not None and options.batch
+                way_out = "" if on else "set monitors.probe_tasks, or monitors.batch for figures of the batch"
+            elif metric in ("with_skills", "context_tokens") and run.config.skills is not None:
+                way_out = "" if run.config.skills.evaluate_with_skills else "set skills.evaluate_with_skills = true"
             if way_out:
                 raise ConfigError(f"ablation.columns: arm {run.arm!r} does not measure {metric!r}; {way_out}")
 
@@ -160,8 +168,11 @@ def _train_all(runs: Sequence[PlannedRun], spec: AblationConfig, *, jobs: int, r
 def _train(planned: PlannedRun, resume: bool, spec: AblationConfig) -> Json | CritiqueRLError:
     """In a process of its own: errors of a user's making come back as values, others as they are."""
     try:
-        run = run_one(planned, resume=resume, console=False)
-        return {**run, POOLED_FIGURES: _pooled_figures(planned, spec)} if spec.needs_answers else run
+        run = run_planned(planned, resume=resume, console=False)
+        pooled = _pooled_figures(planned, spec) if spec.needs_answers else {}
+        if spec.needs_monitors:
+            pooled |= {k: v for k, v in last_monitored(final_run(planned).directory).items() if k in spec.columns}
+        return {**run, POOLED_FIGURES: pooled} if spec.needs_answers or spec.needs_monitors else run
     except CritiqueRLError as error:
         # The very error may not survive the way between processes: some take more than a message.
         return CritiqueRLError(str(error))
@@ -169,7 +180,7 @@ def _train(planned: PlannedRun, resume: bool, spec: AblationConfig) -> Json | Cr
 
 def _pooled_figures(planned: PlannedRun, spec: AblationConfig) -> dict[str, float]:
     """Of the answers of all classes together."""
-    given = held_out_answers(planned.config, planned.directory)
+    given = held_out_answers(*final_run(planned))
     if spec.decisions is None:
         return stated_figures(given)
     by_confidence = planned.arm in spec.decisions.by_confidence

@@ -14,11 +14,20 @@ from critique_rl.algorithms.by_name import build_algorithm
 from critique_rl.algorithms.objectives import Combiner
 from critique_rl.algorithms.paced import Paces
 from critique_rl.algorithms.predicted_critiques import PredictedCritiques
+from critique_rl.build_behaviour import (
+    build_exploration,
+    build_forgetting,
+    build_monitors,
+    build_phases,
+    build_recycling,
+    build_skills,
+)
 from critique_rl.build_critic import build_critic
 from critique_rl.build_sampler import Sampler, build_sampler, step_config
-from critique_rl.build_tasks import build_reward, build_tasks
+from critique_rl.build_tasks import build_environment, build_reward, build_tasks
 from critique_rl.config import algorithm as methods
 from critique_rl.config.algorithm import GATED_EVERY
+from critique_rl.config.critic import CriticConfig
 from critique_rl.config.run import RunConfig
 from critique_rl.critics.policy_critic import Ask, AskOptions, PolicyAnswer
 from critique_rl.errors import ConfigError, CriticError
@@ -29,7 +38,9 @@ from critique_rl.loop.recall import FeedbackGroups
 from critique_rl.policy.crew import Crew
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.prompting.catalogue import load_prompt
-from critique_rl.protocols import Policy, Reward, RolloutEngine, Tracker
+from critique_rl.prompting.template import PromptTemplate
+from critique_rl.protocols import Critic, Policy, Reward, RolloutEngine, Tracker
+from critique_rl.rewards.judge import Review
 from critique_rl.rewards.objectives import ObjectiveReader
 from critique_rl.schedule.anneal import Schedule
 from critique_rl.schedule.plateau import PlateauTracker
@@ -38,6 +49,7 @@ from critique_rl.schedule.replay import Replay
 from critique_rl.schedule.trip_wires import TripWires
 from critique_rl.schedule.trust import CriticTrust
 from critique_rl.stats.calibration import Calibrator
+from critique_rl.tasks.mixture import replaying
 from critique_rl.types import Message
 
 
@@ -48,25 +60,30 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
     the first token is generated.
     """
     paces = build_paces(config) if "critic" in config.reads else None
-    reward = build_reward(config)
+    closing: list[Callable[[], None]] = []
+    reward = build_reward(config, build_reviews(config, exchanges=exchanges, closing=closing))
     combiner = build_combiner(config, reward)
+    phases = build_phases(config)
     algorithm = build_algorithm(
-        config.algorithm, config.refinement, config.distillation, paces, config.loss.normalizer, combiner
+        config.algorithm,
+        config.refinement,
+        config.distillation,
+        paces,
+        config.loss.normalizer,
+        combiner,
+        config.sampling,
+        config.rollout.max_tokens,
+        phases,
     )
-    refine_template = load_prompt(config.refinement.prompt) if "refinement" in algorithm.needs else None
-    teacher_template = load_prompt(config.distillation.prompt) if "teacher" in algorithm.needs else None
-    for template in (refine_template, teacher_template):
-        if template is not None:
-            template.check_available(("question", "attempt", "directive"))
-    tasks = build_tasks(config.tasks)
+    refine_template = _template(config.refinement.prompt) if "refinement" in algorithm.needs else None
+    teacher_template = _template(config.distillation.prompt) if "teacher" in algorithm.needs else None
+    forgetting = build_forgetting(config)
+    tasks = replaying(build_tasks(config.tasks), forgetting.replayed if forgetting is not None else None)
     reward.check([*tasks.held_out(), *tasks.batch(0, config.rollout.prompts_per_step, seed=config.seed)])
     made: list[Sampler] = []
-    critic = None
-    if config.critic is not None:
-        # Before the weights are loaded, so that a missing key is told at once; self-critique gets them later.
-        ask = partial(_ask_later, made)
-        critic = build_critic(config.critic, exchanges=exchanges, ask=ask)
-    closing: list[Callable[[], None]] = []
+    critic_of = partial(_build_critic, partial(_ask_later, made))
+    # Before the weights are loaded, so that a missing key is told at once; self-critique gets them later.
+    critic = None if config.critic is None else critic_of(config.critic, exchanges)
     made.append(build_sampler(config, closing=closing, crew=crew))
     policy, engine = made[0]
     return Parts(
@@ -74,9 +91,7 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         policy=policy,
         engine=engine,
         reward=reward,
-        plateau=PlateauTracker(
-            config.plateau, total_steps=config.budget.max_steps, rungs=len(config.refinement.ladder)
-        ),
+        plateau=build_plateau(config),
         algorithm=algorithm,
         tracker=tracker,
         critic=critic,
@@ -86,7 +101,14 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         paces=paces,
         objectives=combiner,
         replay=build_replay(config),
+        recycle=build_recycling(config),
+        monitors=build_monitors(config),
+        exploration=build_exploration(config),
+        phases=phases,
+        skills=build_skills(config, policy, critic_of=critic_of, exchanges=exchanges, closing=closing),
+        forgetting=forgetting,
         predictor=build_predictor(config),
+        environment=build_environment(config.tasks),
         guards=TripWires(config.guards) if "guards" in config.reads and config.feedback is None else None,
         score_map=read_score_map(config.trust.calibration, critic.name)
         if critic and config.trust.calibration
@@ -95,6 +117,35 @@ def build(config: RunConfig, *, tracker: Tracker, exchanges: Path | None = None,
         teacher_template=teacher_template,
         closing=tuple(closing),
     )
+
+
+def build_plateau(config: RunConfig) -> PlateauTracker:
+    """What watches prompts and the run for stalls."""
+    return PlateauTracker(config.plateau, total_steps=config.budget.max_steps, rungs=len(config.refinement.ladder))
+
+
+def _template(prompt: str) -> PromptTemplate:
+    template = load_prompt(prompt)
+    template.check_available(("question", "attempt", "directive"))
+    return template
+
+
+def build_reviews(config: RunConfig, *, exchanges: Path | None, closing: list[Callable[[], None]]) -> dict[str, Review]:
+    """Who judges, by the name of the reward; each with a record of its calls beside the critic's."""
+    reviews: dict[str, Review] = {}
+    for name, reward in config.rewards.items():
+        if reward.kind != "judge":
+            continue
+        record = exchanges.with_stem(f"{exchanges.stem}-{name}") if exchanges is not None else None
+        judge = build_critic(reward.judge, exchanges=record)
+        assert judge is not None
+        closing.append(judge.close)
+        reviews[name] = judge.review
+    return reviews
+
+
+def _build_critic(ask: Ask, config: CriticConfig, exchanges: Path | None) -> Critic | None:
+    return build_critic(config, exchanges=exchanges, ask=ask)
 
 
 def _recorded(config: RunConfig, policy: Policy, reward: Reward) -> FeedbackGroups | None:

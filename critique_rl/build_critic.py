@@ -20,6 +20,7 @@ from critique_rl.errors import ConfigError
 from critique_rl.feedback.cache import AnswerCache
 from critique_rl.feedback.store import ExchangeStore
 from critique_rl.lab.critic import LabCritic
+from critique_rl.lab.school.critic import SchoolCritic
 from critique_rl.net import LoopThread
 from critique_rl.protocols import Critic
 
@@ -50,6 +51,8 @@ def build_critic(
     match config:
         case critics.LabRulesCriticConfig():
             return LabCritic(lies=config.lies, reveals=config.reveals)
+        case critics.SchoolRulesCriticConfig():
+            return SchoolCritic(lies=config.lies)
         case critics.RulesCriticConfig():
             return rules_critic(config)
         case critics.OpenAICriticConfig():

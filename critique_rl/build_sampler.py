@@ -26,6 +26,8 @@ from critique_rl.engines.vllm_teacher import VllmTeacher, vllm_teacher
 from critique_rl.errors import ConfigError
 from critique_rl.lab.guess.packaged import guess_policy_dir
 from critique_rl.lab.packaged import policy_dir
+from critique_rl.lab.school.packaged import school_policy_dir
+from critique_rl.lab.search.packaged import search_policy_dir
 from critique_rl.policy.crew import Crew, join_crew
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.policy.load import Loaded, end_token_ids, load_policy
@@ -75,6 +77,10 @@ def _build_here(made: list[Sampler], crew: Crew, closing: list[Callable[[], None
     options = config.policy
     if options.model == "lab_guess":
         options = options.model_copy(update={"model": str(guess_policy_dir())})
+    if options.model == "lab_search":
+        options = options.model_copy(update={"model": str(search_policy_dir())})
+    if options.model == "lab_school":
+        options = options.model_copy(update={"model": str(school_policy_dir())})
     loaded = load_policy(options, lab_directory=policy_dir(), seed=config.seed)
     served = build_served_teacher(config, loaded)
     if served is not None:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from critique_rl.build import build
-from critique_rl.config.load import RunFile, dump, load_resolved, resolve
+from critique_rl.config.load import RunFile, dump, load_resolved, resolve, resolve_stages
 from critique_rl.config.run import RunConfig
+from critique_rl.config.stages import StageConfig
 from critique_rl.critics.estimate import Estimator
 from critique_rl.engines.vllm_server import VllmServerEngine
 from critique_rl.errors import CheckpointError, ConfigError
@@ -37,17 +38,25 @@ from critique_rl.trackers.jsonl import JsonlTracker
 from critique_rl.types import CriticRequest, Score
 
 Json = dict[str, object]
+OnTrainer = Callable[[Trainer], None]
 COMPARED = ("steps", "generated_tokens", "critic_calls", "stall_step", "first_critic_step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """One arm at one seed and where it goes."""
+    """One arm at one seed and where it goes; with stages, `config` is the last one's with the budget of them all."""
 
     arm: str
     seed: int
     config: RunConfig
     directory: Path
+    stages: tuple[StageConfig, ...] = ()
+
+
+class RunOne(Protocol):
+    """What trains one planned run, such as `run_one`."""
+
+    def __call__(self, planned: PlannedRun, *, resume: bool = False, crew: Crew | None = None) -> Json: ...
 
 
 def plan(run_file: RunFile, output: Path, *, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
@@ -61,7 +70,8 @@ def plan(run_file: RunFile, output: Path, *, arms: Sequence[str] = (), seeds: Se
             alone = len(chosen_arms) * len(chosen_seeds) == 1
             name = arm or config.name
             directory = output if alone else output / name / f"seed-{config.seed}"
-            runs.append(PlannedRun(arm=name, seed=config.seed, config=config, directory=directory))
+            stages = resolve_stages(run_file, arm=arm, seed=seed)
+            runs.append(PlannedRun(arm=name, seed=config.seed, config=config, directory=directory, stages=stages))
     return runs
 
 
@@ -74,27 +84,39 @@ def run_all(
     command: str,
     resume: bool = False,
     crew: Crew | None = None,
+    run: RunOne | None = None,
 ) -> Path:
     """Run each planned run (those already finished are kept on resume); return the report's path.
 
-    Called on the leading rank of a `crew`, whose others `build.follow`.
+    Called on the leading rank of a `crew`, whose others `build.follow`. `run` takes the place of `run_one`.
     """
     started = time.monotonic()
     for check in checks:
         _judged(check, [])
     rows: list[Json] = []
     for planned in runs:
-        rows.append(run_one(planned, resume=resume, crew=crew))
-        summary = _overall(runs, rows, output, title=title, checks=checks, command=command)
+        rows.append((run or run_one)(planned, resume=resume, crew=crew))
+        summary = overall(runs, rows, output, title=title, checks=checks, command=command)
         summary["wall_time_s"] = round(time.monotonic() - started, 1)
-        _write_json(output / "summary.json", summary)
+        write_json(output / "summary.json", summary)
         if rows[-1]["stopped_because"] == "interrupted":
             break
     return write_report(output)
 
 
-def run_one(planned: PlannedRun, *, resume: bool = False, console: bool = True, crew: Crew | None = None) -> Json:
-    """Train one run to its budget and return its summary. Errors: every CritiqueRLError; what is on disk stays."""
+def run_one(
+    planned: PlannedRun,
+    *,
+    resume: bool = False,
+    console: bool = True,
+    crew: Crew | None = None,
+    on_start: OnTrainer | None = None,
+    on_end: OnTrainer | None = None,
+) -> Json:
+    """Train one run to its budget and return its summary. Errors: every CritiqueRLError; what is on disk stays.
+
+    `on_start` is called before the first step, unless a checkpoint is resumed; `on_end` after the last one.
+    """
     directory = planned.directory
     saved = latest_checkpoint(directory / "checkpoints") if resume else None
     if saved is not None:
@@ -108,14 +130,18 @@ def run_one(planned: PlannedRun, *, resume: bool = False, console: bool = True, 
     title = f"{planned.arm} · seed {planned.seed}"
     tracker = FanoutTracker([files, ConsoleTracker(title=title)] if console else [files])
     try:
-        _write_text(directory / "config.json", dump(planned.config))
+        write_text(directory / "config.json", dump(planned.config))
         parts = build(planned.config, tracker=tracker, exchanges=directory / "exchanges.jsonl", crew=crew)
         trainer = Trainer(planned.config, parts, directory)
         try:
             _tell_what_a_step_may_cost(planned.config, parts)
             if saved is not None:
                 trainer.resume(saved)
+            elif on_start is not None:
+                on_start(trainer)
             trainer.run()
+            if on_end is not None:
+                on_end(trainer)
         finally:
             if parts.critic is not None:
                 parts.critic.close()
@@ -126,8 +152,8 @@ def run_one(planned: PlannedRun, *, resume: bool = False, console: bool = True, 
     finally:
         tracker.close()
     result = summarise(planned, trainer)
-    overall = _overall([planned], [result], directory, title=planned.config.title, checks=[], command="")
-    _write_json(directory / "summary.json", overall)
+    summary = overall([planned], [result], directory, title=planned.config.title, checks=[], command="")
+    write_json(directory / "summary.json", summary)
     return result
 
 
@@ -205,9 +231,10 @@ def _from_one(step: int | None) -> int | None:
     return None if step is None else step + 1
 
 
-def _overall(
+def overall(
     runs: Sequence[PlannedRun], rows: Sequence[Json], output: Path, *, title: str, checks: Sequence[Json], command: str
 ) -> Json:
+    """What summary.json says of the runs that have ended, in their order."""
     done = runs[: len(rows)]
     table = [
         {
@@ -273,11 +300,13 @@ def _judged(check: Json, table: Sequence[Json]) -> Json:
     return {"name": check.get("name"), "value": value, "unit": "success", "target": f"{sign} {bound:g}", "holds": holds}
 
 
-def _write_json(path: Path, data: Mapping[str, object]) -> None:
-    _write_text(path, json.dumps(data, indent=2) + "\n")
+def write_json(path: Path, data: Mapping[str, object]) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """The whole file or nothing of it. Errors: CheckpointError."""
     scratch = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from critique_rl.types import (
     CriticRequest,
     Critique,
     Group,
+    Knobs,
     Message,
     Score,
     Task,
@@ -322,10 +323,15 @@ class Policy(Protocol):
         ...
 
     def step(self, samples: Sequence[TrainSample], *, refresh_teacher: bool | None = None) -> StepReport:
-        """One optimiser step on the three weight streams; skipped (`applied=False`) if nothing carries a gradient.
+        """Learn from one batch, in one optimiser step or as many as the run's options say, on the three weight streams;
+        skipped (`applied=False`) if nothing carries a gradient.
 
         `refresh_teacher` says whether a slow teacher follows after it; None leaves that to its own schedule.
         """
+        ...
+
+    def set_knobs(self, knobs: Knobs) -> None:
+        """What a guard of exploration has changed of the run's options, from now on."""
         ...
 
     def save(self, directory: Path) -> None: ...

@@ -186,6 +186,11 @@ def _bare_parts(config: RunConfig, checkpoint: Path | None) -> Parts:
         config.model_copy(update={"algorithm": GrpoConfig(), "critic": None, "feedback": None}),
         tracker=FanoutTracker([]),
     )
+    if parts.environment is not None:
+        raise ConfigError(
+            f'tasks.kind = "{config.tasks.kind}": a file of attempts does not tell which words were the tool\'s, so '
+            "that episodes can be neither written to one nor tried again from it; train with a critic instead"
+        )
     if checkpoint is not None:
         parts.policy.restore(checkpoint)
     return parts

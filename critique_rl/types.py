@@ -8,7 +8,7 @@ Must not know: torch, files, networks, configs. Text lives here beside token ids
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -65,7 +65,8 @@ class Turn:
     tool said to them.
 
     `action` is what was read from the words ("search", "answer", or "" where nothing could be read), `argument` its
-    text, `observation` the tool's reply, and `documents` the ids of what the tool returned, best first.
+    text, `observation` the tool's reply ("": the episode ended here), and `documents` the ids of what the tool
+    returned, best first. `discarded_tokens` were sampled for turns that might have stood in its place.
     """
 
     start: int
@@ -75,6 +76,7 @@ class Turn:
     argument: str = ""
     observation: str = ""
     documents: tuple[str, ...] = ()
+    discarded_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,16 @@ class Rollout:
             return self.behaviour_logprobs
         return tuple(logprob for logprob, own in zip(self.behaviour_logprobs, self.policy_mask, strict=True) if own)
 
+    @property
+    def own_tokens(self) -> int:
+        """How many of its completion's tokens the policy wrote, whether or not they are trained on."""
+        return sum(t.end - t.start for t in self.turns) if self.turns else len(self.completion_ids)
+
+    @property
+    def answer_text(self) -> str:
+        """What a verifier reads: the words of an episode's last turn, never a tool's; else the whole text."""
+        return self.turns[-1].text if self.turns else self.text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
@@ -130,7 +142,8 @@ class ScoreStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A verifier's judgement of one completion: `reward` in [0, 1]; `detail` is its text for critics and reports.
+    """A verifier's judgement of one completion: `reward` in [0, 1], or below 0 and at least -1 where a form that is
+    not kept costs something; `detail` is its text for critics and reports.
 
     `objectives` are further rewards by name, each finite; one that is not there is missing. `confidence` is the
     probability in [0, 1] of being right that the completion itself states, and `confidence_start` the character of it
@@ -266,11 +279,16 @@ class Refinement:
     rung: str = ""
 
     @property
+    def own_bare_logprobs(self) -> tuple[float, ...]:
+        """`bare_logprobs` of the ids that the policy itself sampled: without tool outputs."""
+        return replace(self.rollout, behaviour_logprobs=self.bare_logprobs).own_logprobs
+
+    @property
     def reliance(self) -> float:
         """Mean log-prob under the bare prompt minus under the refine context (nats/token); low: needs the hint."""
-        if not self.bare_logprobs:
+        if not self.bare_logprobs or not self.own_bare_logprobs:
             return 0.0
-        return float(np.mean(self.bare_logprobs) - np.mean(self.rollout.behaviour_logprobs))
+        return float(np.mean(self.own_bare_logprobs) - np.mean(self.rollout.own_logprobs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -322,6 +340,9 @@ class TrainSample:
     refine context (refinements only); `behaviour_logprobs` are under the bare prompt at sampling time.
     `reference_logprobs` are the starting policy's, put in by the policy itself where a KL penalty wants them.
     `objective_advantages` [K, T] are those of K objectives, for methods that join gradients and not advantages.
+    `base_advantages` are those before a method amplified some, where covariances are wanted of them. `dropped` is 1
+    where a token's policy-gradient term is left out but still counted, `held` where KL-Cov holds it: both put in by the
+    policy itself.
     """
 
     rollout_id: str
@@ -338,3 +359,6 @@ class TrainSample:
     guided_logprobs: Array | None = None
     reference_logprobs: Array | None = None
     objective_advantages: Array | None = None
+    base_advantages: Array | None = None
+    dropped: Array | None = None
+    held: Array | None = None

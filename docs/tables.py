@@ -2,7 +2,7 @@
 
 A page holds `<!-- KIND: NAME.json -->` ... `<!-- end of KIND -->` with a kind of `KINDS`; what stands between is
 replaced. A house test checks that nothing there was typed in by hand. `<!-- lab -->` does the same for LAB.json,
-and `<!-- lab_guess -->` for that of the guessing world.
+and `<!-- lab_guess -->` and `<!-- lab_school -->` for those of the other two worlds.
 `<!-- ablation: NAME.json floor -->` has more columns: floors, entropy and trips of runs that were evaluated on the way.
 """
 
@@ -34,7 +34,7 @@ GUESS_COLUMNS = {
     "auroc": "AUROC",
     "pass_at_64": "pass@64",
 }
-LAB_BLOCK = re.compile(r"(<!-- (lab|lab_guess) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+LAB_BLOCK = re.compile(r"(<!-- (lab|lab_guess|lab_school) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- (\w+): ([\w.-]+\.json)((?: \w+)*) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 SERVERS = {"llama_cpp": "llama.cpp", "vllm": "vLLM", "transformers_serve": "transformers serve"}
 WIRE = {"in_process": "rules, in process", "noise_0": "rules, over HTTP", "noise_0.3": "rules, over HTTP, 30 % lies"}
@@ -185,6 +185,30 @@ def lab_guess() -> str:
     return "\n".join([*lines, "", f"{made}{facts['wall_s'] / 60:.0f} min (`LAB.json`).", ""])
 
 
+def lab_school() -> str:
+    """What was measured when the packaged policy of the school world was built."""
+    facts = json.loads((ROOT / "critique_rl" / "lab" / "school" / "policy" / "LAB.json").read_text(encoding="utf-8"))
+    measured = facts["measured"]
+    shares = {**measured["plans"], **measured["format_shares"]}
+    rows = {
+        **{f"success on `{kind}`": value for kind, value in measured["success"].items()},
+        "one step of a chain, all before it in the prompt": measured["step_accuracy"],
+        'chains, shown an attempt under "at once" and the rule critic\'s advice': measured["refined"],
+        "chains, shown the advice only": measured["taught"],
+        'chains, shown the attempt and "Wrong."': measured["bare_verdict"],
+        "chains, shown the attempt and advice that leads astray": measured["misled"],
+        **{f"share of `{name}`": value for name, value in shares.items()},
+        **{f"right among `{name}`": value for name, value in measured["format_accuracy"].items()},
+    }
+    lines = ["| at the start | |", "| --- | --- |", *(f"| {name} | {value:.2%} |" for name, value in rows.items())]
+    built = f"{facts['parameters']:,} parameters, seed {facts['seed']}, {facts['steps']:,} steps"
+    made = f"{built}, {facts['problems_per_kind']} held-out problems of each kind, built and measured in "
+    return "\n".join([*lines, "", f"{made}{facts['wall_s'] / 60:.0f} min (`LAB.json`).", ""])
+
+
+LABS: dict[str, Callable[[], str]] = {"lab": lab, "lab_guess": lab_guess, "lab_school": lab_school}
+
+
 def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
     from critique_rl.stats.intervals import wilson_interval
 
@@ -244,7 +268,7 @@ def render(page: Path) -> str:
             body = body.replace("(docs/results/", "(results/")
         return match[1] + body + match[5]
 
-    text = LAB_BLOCK.sub(lambda match: match[1] + (lab if match[2] == "lab" else lab_guess)() + match[3], text)
+    text = LAB_BLOCK.sub(lambda match: match[1] + LABS[match[2]]() + match[3], text)
     return BLOCK.sub(block, text)
 
 

@@ -213,6 +213,13 @@ def test_a_column_that_no_run_would_measure_is_refused_before_the_first(
         ablate(run_file(tmp_path, spec=spec), tmp_path / "out")
 
 
+@pytest.mark.parametrize("column", ["monitor/probe/format/entropy", "monitor/batch/token_entropy"])
+def test_a_figure_of_monitors_that_are_off_is_refused_before_the_first(tmp_path: Path, column: str) -> None:
+    spec = SPEC.replace("jobs = 2", f'columns = ["{column}"]\nclasses = ["all", "hard", "easy"]')
+    with pytest.raises(ConfigError, match=r"set monitors\.probe_tasks, or monitors\.batch"):
+        ablate(run_file(tmp_path, spec=spec), tmp_path / "out")
+
+
 DECISIONS = """
 [ablation]
 reference = "scalar"

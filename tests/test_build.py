@@ -19,6 +19,7 @@ from critique_rl.algorithms.directive_distillation import DirectiveDistillation
 from critique_rl.algorithms.dr_grpo import DrGrpo
 from critique_rl.algorithms.grpo import Grpo
 from critique_rl.algorithms.gspo import Gspo
+from critique_rl.algorithms.pass_at_k import PassAtK
 from critique_rl.algorithms.rloo import Rloo
 from critique_rl.algorithms.self_imitation import SelfImitation
 from critique_rl.algorithms.two_channel import TwoChannel
@@ -78,6 +79,7 @@ def rows(path: Path, *verifiers: str) -> Path:
         ("cispo", Cispo),
         ("rloo", Rloo),
         ("weighted_reinforce", WeightedReinforce),
+        ("pass_at_k", PassAtK),
         ("self_imitation", SelfImitation),
         ("critique_grpo", CritiqueGrpo),
         ("directive_distillation", DirectiveDistillation),

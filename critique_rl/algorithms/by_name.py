@@ -15,12 +15,17 @@ from critique_rl.algorithms.dr_grpo import DrGrpo
 from critique_rl.algorithms.gap_advantages import GapAdvantages
 from critique_rl.algorithms.grpo import Grpo
 from critique_rl.algorithms.gspo import Gspo
+from critique_rl.algorithms.hicra import Amplifier, Hicra
+from critique_rl.algorithms.masked import Masked
 from critique_rl.algorithms.objectives import CombinedObjectives, Combiner
 from critique_rl.algorithms.paced import Paced, Paces
+from critique_rl.algorithms.pass_at_k import PassAtK
+from critique_rl.algorithms.reshaped import Reshaped
 from critique_rl.algorithms.rloo import Rloo
 from critique_rl.algorithms.routed import OutcomeRouting
 from critique_rl.algorithms.self_imitation import SelfImitation
 from critique_rl.algorithms.sequential import Sequential
+from critique_rl.algorithms.sft import Sft
 from critique_rl.algorithms.signed import SignedAdvantages
 from critique_rl.algorithms.trained_refiner import TrainedRefiner
 from critique_rl.algorithms.two_channel import TwoChannel
@@ -28,6 +33,7 @@ from critique_rl.algorithms.weighted_reinforce import WeightedReinforce
 from critique_rl.config import algorithm as methods
 from critique_rl.config.distillation import DistillationConfig
 from critique_rl.config.refinement import RefinementConfig
+from critique_rl.config.sampling import SamplingConfig
 from critique_rl.protocols import Algorithm
 
 
@@ -38,21 +44,39 @@ def build_algorithm(
     paces: Paces | None = None,
     normalizer: Literal["constant", "tokens", "sequences"] = "constant",
     combiner: Combiner | None = None,
+    sampling: SamplingConfig | None = None,
+    max_tokens: int = 0,
+    amplifier: Amplifier | None = None,
 ) -> Algorithm:
     """The method of a run; without the two sections, as if each stood at its defaults.
 
-    `normalizer` is that of [loss]; `combiner` holds the objectives of a run that has several.
+    `normalizer` is that of [loss]; `combiner` holds the objectives of a run that has several; `max_tokens` of a rollout
+    is what [sampling] measures lengths by, `amplifier` what [phases] marks.
     """
     refinement = RefinementConfig() if refinement is None else refinement
     method = _bare(config, refinement)
+    if sampling is not None and sampling.shapes_rewards:
+        # Before every join: they ask which rollouts are right, and that stays as it was verified.
+        method = Reshaped(
+            method,
+            unlikeliness=sampling.unlikeliness,
+            overlong_buffer=sampling.overlong_buffer,
+            max_tokens=max_tokens,
+        )
     if combiner is not None:
         # Innermost: what the joins do to advantages is done to the combined ones.
         method = CombinedObjectives(method, combiner)
+    if amplifier is not None:
+        # After everything that makes an advantage of rewards, before the joins, which add to it.
+        method = Hicra(method, amplifier)
     if paces is not None and "critique" in method.needs:
         method = Paced(method, paces)
     options = DistillationConfig() if distillation is None else distillation
     if "teacher" in method.needs:
         method = _joined(method, options)
+    if sampling is not None and (sampling.overlong_filter or sampling.drop_void_turns):
+        # After the joins, which give weights of their own.
+        method = Masked(method, truncated=sampling.overlong_filter, void_turns=sampling.drop_void_turns)
     if refinement.train_refiner > 0 and "refinement" in method.needs:
         # Outermost: it weighs its rows against all that the joins leave in the policy gradient.
         scale = config.scale if isinstance(config, methods.CritiqueGrpoConfig | methods.TwoChannelConfig) else "none"
@@ -92,6 +116,10 @@ def _bare(config: methods.AlgorithmConfig, refinement: RefinementConfig) -> Algo
             return Rloo(config)
         case methods.WeightedReinforceConfig():
             return WeightedReinforce(config)
+        case methods.PassAtKConfig():
+            return PassAtK(config)
+        case methods.SftConfig():
+            return Sft(config)
         case methods.SelfImitationConfig():
             return SelfImitation(config)
         case methods.CritiqueGrpoConfig():

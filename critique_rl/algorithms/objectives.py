@@ -82,7 +82,7 @@ class Combiner:
                 start = group.confidence_tokens.get(rollout.id)
                 rows[rollout.task_id, rollout.id] = _Row(len(values), g, start)
                 values.append([np.nan if value is None else value for value in found])
-                lengths.append(len(rollout.completion_ids))
+                lengths.append(rollout.own_tokens)
         shape = (len(values), len(self._kinds))
         return _Batch(rows, np.asarray(values, dtype=np.float64).reshape(shape), lengths)
 

@@ -10,7 +10,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -71,10 +72,22 @@ def dispatch(known: argparse.Namespace, pairs: Overrides) -> int:
         from critique_rl.cli import rescue_commands
 
         return rescue_commands.handle(known, pairs)
+    if verb == "curriculum":
+        from critique_rl.cli import curriculum_commands
+
+        return curriculum_commands.handle(known, pairs)
     if verb in {"calibrate", "decide"}:
         from critique_rl.cli import decide_commands
 
         return decide_commands.handle(known)
+    if verb == "skills":
+        from critique_rl.cli import skills_commands
+
+        return skills_commands.handle(known)
+    if verb == "phases":
+        from critique_rl.cli import phases_commands
+
+        return phases_commands.handle(known)
     if verb == "prompts":
         return _prompts(cast("str | None", known.name))
     if verb == "report":
@@ -107,13 +120,23 @@ def _experiment(
 
 def _lead(run_file: RunFile, first: RunConfig, known: argparse.Namespace, crew: Crew, *, resume: bool) -> int:
     from critique_rl.experiment import plan, run_all
+    from critique_rl.stages import run_planned
 
     output = Path(known.output) if known.output else _free(Path(first.output) / first.name, resume=resume)
     if resume and not _holds_a_run(output):
         raise ConfigError(f"--resume: {output} holds no run; leave --resume out to start one there")
     runs = plan(run_file, output, arms=known.arms, seeds=known.seeds)
     command = shlex.join(["critique-rl", *sys.argv[1:]])
-    report = run_all(runs, output, title=first.title, checks=run_file.checks, command=command, resume=resume, crew=crew)
+    report = run_all(
+        runs,
+        output,
+        title=first.title,
+        checks=run_file.checks,
+        command=command,
+        resume=resume,
+        crew=crew,
+        run=run_planned,
+    )
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     for row in summary["table"]:
         rate = f"{row['success']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]"
@@ -154,6 +177,7 @@ def _evaluate(path: Path, known: argparse.Namespace, pairs: Overrides) -> int:
         config=config.evaluation,
         max_tokens=config.rollout.max_tokens,
         seed=derive_seed(config.seed, 0, "evaluation"),
+        environment=parts.environment,
     )
     print(json.dumps({kind: asdict(success) for kind, success in found.items()}, indent=2))
     return 0
@@ -166,16 +190,24 @@ def _serve_lab(known: argparse.Namespace) -> int:
 
 
 def _build_lab(known: argparse.Namespace) -> int:
+    from critique_rl.build_tasks import lab_search_tool
     from critique_rl.lab.build import build_policy
     from critique_rl.lab.guess.build import build_guess_policy
+    from critique_rl.lab.school.build import build_school_policy
+    from critique_rl.lab.search.build import build_search_policy
 
     def say(step: int, steps: int, loss: float) -> None:
         if step % 50 == 0 or step == steps:
             print(f"step {step} of {steps}, loss {loss:.3f}", file=sys.stderr)
 
     options = {"steps": int(known.steps)} if known.steps else {}
-    build = build_guess_policy if known.world == "guess" else build_policy
-    build(Path(known.output), seed=int(known.seed), progress=say, **options)
+    worlds: dict[str, Callable[..., object]] = {
+        "sums": build_policy,
+        "guess": build_guess_policy,
+        "school": build_school_policy,
+        "search": partial(build_search_policy, find=lab_search_tool()),
+    }
+    worlds[str(known.world)](Path(known.output), seed=int(known.seed), progress=say, **options)
     print((Path(known.output) / "LAB.json").read_text(encoding="utf-8"), end="")
     return 0
 
@@ -221,4 +253,5 @@ def _free(wanted: Path, *, resume: bool) -> Path:
 
 
 def _holds_a_run(directory: Path) -> bool:
-    return any(next(directory.glob(pattern), None) for pattern in ("config.json", "*/seed-*/config.json"))
+    found = ("config.json", "stages.json", "*/seed-*/config.json", "*/seed-*/stages.json")
+    return any(next(directory.glob(pattern), None) for pattern in found)

@@ -11,11 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from critique_rl import __version__
-from critique_rl.cli import ablate_commands, decide_commands, feedback_commands, rescue_commands
+from critique_rl.cli import (
+    ablate_commands,
+    curriculum_commands,
+    decide_commands,
+    feedback_commands,
+    phases_commands,
+    rescue_commands,
+    skills_commands,
+)
 from critique_rl.cli.numbers import count, seed
 from critique_rl.errors import CritiqueRLError
 
-OVERRIDABLE = frozenset({"train", "eval", "demo", "critique", "rollout", "rescue", "ablate"})
+OVERRIDABLE = frozenset({"train", "eval", "demo", "critique", "rollout", "rescue", "ablate", "curriculum"})
 
 EPILOG = """\
 Overrides: any key of the run file can be set as --section.key value, for example
@@ -51,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
     lab = verbs.add_parser("lab", help="the embedded laboratory policy")
     lab_verbs = lab.add_subparsers(dest="lab_verb", metavar="COMMAND", required=True)
     build = lab_verbs.add_parser("build", help="rebuild the starting policy from nothing and measure it")
-    build.add_argument("--world", choices=("sums", "guess"), default="sums", help="which laboratory (default: sums)")
+    worlds = ("sums", "guess", "school", "search")
+    build.add_argument("--world", choices=worlds, default="sums", help="which laboratory (default: sums)")
     build.add_argument("--output", default="lab-policy", metavar="DIR")
     build.add_argument("--seed", type=int, default=0, metavar="N")
     build.add_argument("--steps", type=count, metavar="N", help="default: as for the shipped policy")
@@ -65,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     rescue_commands.add_parsers(verbs)
     ablate_commands.add_parser(verbs)
     decide_commands.add_parsers(verbs)
+    curriculum_commands.add_parsers(verbs)
+    skills_commands.add_parsers(verbs)
+    phases_commands.add_parsers(verbs)
     prompts = verbs.add_parser("prompts", help="list the prompt templates, or show one")
     prompts.add_argument("name", nargs="?", metavar="NAME", help="a name from the list, or the path of a template")
     report = verbs.add_parser("report", help="write report.html of a run directory anew")

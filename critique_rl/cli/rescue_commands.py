@@ -42,7 +42,8 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="append",
         required=True,
         metavar="CRITIC",
-        help="lab_rules, policy, PROVIDER/MODEL, MODEL@URL, FILE.py:FUNCTION or FILE.toml; may be given again",
+        help="lab_rules, lab_school_rules, policy, PROVIDER/MODEL, MODEL@URL, FILE.py:FUNCTION or FILE.toml; "
+        "may be given again",
     )
     rescue.add_argument("--limit", type=count, metavar="N", help="failed attempts used, from the file's start")
     rescue.add_argument("--samples", type=count, default=1, metavar="K", help="second attempts per failed attempt")

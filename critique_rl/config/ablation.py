@@ -11,11 +11,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from critique_rl.config.base import Strict
+from critique_rl.config.search import QUERY_RATES
 
 SUCCESS, POOLED = "success", "all"
 _STATED = "valid|confidence|overconfidence|std|distinct|at_ends|collapsed|brier|ece|ece_equal_mass|auroc"
 _MEASURED = re.compile(
-    rf"pass[@^][1-9]\d*|majority_vote|weighted_vote|most_confident|confidence/(?:{_STATED})"
+    r"reward|with_skills|context_tokens|monitor/(?:batch|probe)/[\w./@^+-]+|"
+    rf"pass[@^][1-9]\d*|majority_vote|weighted_vote|most_confident|confidence/(?:{_STATED})|{'|'.join(QUERY_RATES)}"
     r"|(?:utility|coverage|precision)@[0-9.]+"
 )
 Metric = Annotated[str, Field(min_length=1)]
@@ -24,9 +26,10 @@ Metric = Annotated[str, Field(min_length=1)]
 def _check_metric(metric: str) -> None:
     if not _MEASURED.fullmatch(metric):
         raise ValueError(
-            f"{metric!r} is nothing that is measured; wanted pass@K or pass^K, majority_vote, weighted_vote, "
-            f"most_confident, confidence/ and one of {_STATED.replace('|', ', ')}, or utility@L, coverage@L or "
-            "precision@L with an L of decisions.penalties"
+            f"{metric!r} is nothing that is measured; wanted reward, pass@K or pass^K, with_skills or context_tokens, "
+            f"majority_vote, weighted_vote, most_confident, confidence/ and one of {_STATED.replace('|', ', ')}, "
+            f"utility@L, coverage@L or precision@L with an L of decisions.penalties, of tasks with a tool "
+            f"{', '.join(QUERY_RATES)}, or for class all a figure of the monitors, monitor/probe/NAME"
         )
 
 
@@ -150,6 +153,11 @@ class AblationConfig(Strict):
     claims: tuple[ClaimConfig, ...] = ()
 
     @property
+    def needs_monitors(self) -> bool:
+        """Whether the last figures of a run's monitors are compared."""
+        return any(metric.startswith("monitor/") for metric in self.columns)
+
+    @property
     def needs_answers(self) -> bool:
         """Whether figures are wanted that only the answers of all classes together can give."""
         stated = any(metric.startswith("confidence/") for metric in self.columns)
@@ -173,6 +181,8 @@ class AblationConfig(Strict):
                 raise ValueError(f"columns: {metric!r} is not of decisions.penalties; there are {known}")
         if len(set(self.columns)) < len(self.columns) or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"columns = {list(self.columns)}, classes = {list(self.classes)}: one stands there twice")
+        if self.needs_monitors and POOLED not in self.classes:
+            raise ValueError('figures of monitors are shown for class "all" only; add "all" to classes')
         if made and (POOLED not in self.classes or not made & set(self.columns)):
             raise ValueError(
                 'decisions are shown for class "all" only, in columns that ask for them; add "all" to classes and a '

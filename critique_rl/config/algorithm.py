@@ -136,6 +136,22 @@ class WeightedReinforceConfig(Strict):
         return self
 
 
+class PassAtKConfig(Strict):
+    """A group of k rollouts is rewarded for its best one, over all ways to draw it (arXiv 2508.10751)."""
+
+    name: Literal["pass_at_k"] = "pass_at_k"
+    k: int = Field(default=4, ge=1, description="rollouts of which one has to be right; 1: GRPO divided by the std")
+    threshold: float | None = Field(
+        default=None, gt=0.0, le=1.0, description="the least reward that counts as right, as in weighted_reinforce"
+    )
+
+
+class SftConfig(Strict):
+    """The tasks' worked solutions, token by token: no rollout is sampled, nothing but the demonstrations is learned."""
+
+    name: Literal["sft"] = "sft"
+
+
 class CritiqueGrpoConfig(Strict):
     """GRPO plus verified refinements of plateaued groups, scored under the bare prompt (arXiv 2506.03106)."""
 
@@ -222,6 +238,8 @@ AlgorithmConfig = Annotated[
     | CispoConfig
     | RlooConfig
     | WeightedReinforceConfig
+    | PassAtKConfig
+    | SftConfig
     | CritiqueGrpoConfig
     | SelfImitationConfig
     | DirectiveDistillationConfig
@@ -244,5 +262,6 @@ LOSS_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "cispo": {"objective": "cispo", "clip_high": 4.0, "normalizer": "tokens"},
     "rloo": {"objective": "reinforce", "normalizer": "constant"},
     "weighted_reinforce": {"objective": "clip", "normalizer": "tokens"},
+    "sft": {"objective": "reinforce", "normalizer": "tokens"},
 }
 """What each named method sets in [loss]; a key that the run file sets wins over it."""

@@ -189,6 +189,15 @@ class LabRulesCriticConfig(Strict):
     reveals: bool = Field(default=False, description="say the answer's digits instead of which step is wrong")
 
 
+class SchoolRulesCriticConfig(Strict):
+    """The rule critic of the school world: it knows chains, and abstains from everything else."""
+
+    kind: Literal["lab_school_rules"]
+    lies: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="probability that a critique recommends the plan that is always wrong"
+    )
+
+
 class PolicyCriticConfig(_Shown):
     """The policy itself as the critic, under the weights that it has at the moment, with the reference or without."""
 
@@ -220,6 +229,7 @@ class NoCriticConfig(Strict):
 
 SingleCriticConfig = (
     LabRulesCriticConfig
+    | SchoolRulesCriticConfig
     | RulesCriticConfig
     | LiteLLMCriticConfig
     | OpenAICriticConfig

@@ -19,6 +19,7 @@ def describe() -> list[str]:
         "  seeds (default []): every arm is run at each of these seeds, instead of at `seed`",
         *_lines(RunConfig, "", set()),
         "\n[arms.NAME]  Sections of this arm, laid over those above; every arm is a run of its own.",
+        "\n[[stage]]  A `name`, and sections laid over those above; it begins with the policy of the stage before it.",
         f"\n[[checks]]  {CheckConfig.__doc__}",
         *_lines(CheckConfig, "checks.", set()),
         f"\n[ablation]  {AblationConfig.__doc__}",

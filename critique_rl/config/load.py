@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.check import CheckConfig
-from critique_rl.config.run import NAME, OPTIONAL, PARTS, RunConfig, sections_read
+from critique_rl.config.run import NAME, OPTIONAL, RunConfig
 from critique_rl.config.shorthand import critic_tree
+from critique_rl.config.stages import STAGE, StageConfig, stage_trees, without_inert
 from critique_rl.errors import ConfigError
 
 Tree = dict[str, object]
@@ -30,7 +31,8 @@ Tree = dict[str, object]
 class RunFile:
     """A parsed run file: the base tree, named arms (partial trees laid over it), the seeds to run each at,
     and `[[checks]]`: bounds on an arm's held-out success that the summary reports on. `overrides` are in `base`, and
-    are laid over each arm again: what is asked for on the command line holds in every arm. `ablation` is how
+    are laid over each arm and stage again: what is asked for on the command line holds in all of them. `stage` in a
+    tree are the `[[stage]]` tables of the file, or of an arm, whose list takes the place of it. `ablation` is how
     `critique-rl ablate` compares the arms, if the file says so."""
 
     base: Tree
@@ -71,6 +73,8 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
     compared = None if ablation is None else _read_ablation(ablation, known, source=f"{path}: ablation")
     for section in (tree, *cast("dict[str, Tree]", arms).values()):
         _spell_out_critic(section)
+        for stage in stage_trees(section, source=str(path)):
+            _spell_out_critic(stage)
     _put_all(tree, overrides)
     return RunFile(
         base=tree,
@@ -84,7 +88,10 @@ def read_run_file(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunF
 
 
 def with_feedback(run_file: RunFile, path: str) -> RunFile:
-    """The same run, learning from a file of feedback instead of asking a critic."""
+    """The same run, learning from a file of feedback instead of asking a critic. Errors: ConfigError if it has stages,
+    each of which would need rows of its own."""
+    if any(STAGE in tree for tree in (run_file.base, *run_file.arms.values())):
+        raise ConfigError(f"--feedback: {run_file.source} has stages; give the stage that is meant a [stage.feedback]")
     feedback = cast(Tree, run_file.base.get("feedback", {}))
     base: Tree = {**_without_critic(run_file.base), "feedback": {**feedback, "path": path}}
     arms = {name: _without_critic(arm) for name, arm in run_file.arms.items()}
@@ -98,22 +105,55 @@ def _without_critic(tree: Mapping[str, object]) -> Tree:
 
 def resolve(run_file: RunFile, *, arm: str | None = None, seed: int | None = None) -> RunConfig:
     """The config of one arm at one seed. An arm that changes the algorithm also drops the sections it makes inert, but
-    not those that it sets itself: they are refused."""
+    not those that it sets itself: they are refused.
+
+    Of an arm with stages it is the last one's, which is what the others are for, with the token budget of them all.
+    """
+    tree = _tree_of(run_file, arm, seed)
+    stages = resolve_stages(run_file, arm=arm, seed=seed)
+    if not stages:
+        tree.pop(STAGE, None)
+        own = run_file.arms[arm] if arm is not None else None
+        return validate(tree if own is None else without_inert(tree, own), source=_source_of(run_file, arm))
+    last, whole = stages[-1].config, tree.get("budget", {})
+    tokens = cast(Tree, whole).get("max_generated_tokens") if isinstance(whole, dict) else None
+    return last.model_copy(update={"budget": last.budget.model_copy(update={"max_generated_tokens": tokens})})
+
+
+def resolve_stages(run_file: RunFile, *, arm: str | None = None, seed: int | None = None) -> tuple[StageConfig, ...]:
+    """The stages of one arm at one seed, each as a run of its own; none of an arm without `[[stage]]`.
+
+    A stage drops the sections that its algorithm makes inert, as an arm does. Overrides hold in every stage.
+    """
+    tree, source = _tree_of(run_file, arm, seed), _source_of(run_file, arm)
+    found: list[StageConfig] = []
+    for stage in stage_trees(tree, source=source):
+        name, own = str(stage["name"]), {key: value for key, value in stage.items() if key != "name"}
+        placed = own.get("policy")
+        if found and isinstance(placed, dict) and {"model", "gguf_file"} & set(cast(Tree, placed)):
+            raise ConfigError(
+                f"{source} [[stage]] {name}: policy.model has no effect, since a stage begins with the "
+                "policy of the one before; set it for the whole run"
+            )
+        whole = copy.deepcopy(merge({key: value for key, value in tree.items() if key != STAGE}, own))
+        _put_all(whole, run_file.overrides)
+        config = validate(without_inert(whole, own), source=f"{source} [[stage]] {name}")
+        found.append(StageConfig(name=name, config=config))
+    return tuple(found)
+
+
+def _tree_of(run_file: RunFile, arm: str | None, seed: int | None) -> Tree:
     tree = run_file.base
     if arm is not None:
         if arm not in run_file.arms:
             raise ConfigError(f"{run_file.source}: there is no arm {arm!r}; it has {sorted(run_file.arms) or 'none'}")
         tree = copy.deepcopy(merge(tree, run_file.arms[arm]))
         _put_all(tree, run_file.overrides)
-        algorithm = tree.get("algorithm", {})
-        method = cast(Tree, algorithm) if isinstance(algorithm, dict) else {"name": None}
-        use = method.get("use", PARTS)
-        parts = cast("Sequence[str]", use) if isinstance(use, (list, tuple)) else PARTS
-        inert = OPTIONAL - sections_read(str(method.get("name", "grpo")), parts)
-        tree = {key: value for key, value in tree.items() if key not in inert or key in run_file.arms[arm]}
-    if seed is not None:
-        tree = {**tree, "seed": seed}
-    return validate(tree, source=run_file.source if arm is None else f"{run_file.source} [arms.{arm}]")
+    return {**tree} if seed is None else {**tree, "seed": seed}
+
+
+def _source_of(run_file: RunFile, arm: str | None) -> str:
+    return run_file.source if arm is None else f"{run_file.source} [arms.{arm}]"
 
 
 def load_run(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunConfig:

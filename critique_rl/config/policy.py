@@ -36,7 +36,10 @@ class LoraConfig(Strict):
 class PolicyConfig(Strict):
     """The model to train."""
 
-    model: str = Field(default="lab", description='"lab", "lab_guess", a Hub name, or a local directory')
+    model: str = Field(
+        default="lab",
+        description='"lab", "lab_guess", "lab_school", "lab_search", a Hub name, or a local directory',
+    )
     gguf_file: str | None = Field(default=None, description="file name inside `model` when the weights are GGUF")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA if there is one")
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = Field(
@@ -50,7 +53,7 @@ class PolicyConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """AdamW, one step per batch of rollouts."""
+    """AdamW, one update per batch of rollouts unless more are asked for."""
 
     kind: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         default="adamw",
@@ -63,6 +66,16 @@ class OptimizerConfig(Strict):
     weight_decay: float = Field(default=0.0, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     warmup_steps: int = Field(default=0, ge=0)
+    updates_per_step: int = Field(
+        default=1,
+        ge=1,
+        description="updates on one batch of rollouts: its tasks are dealt out to so many mini-batches, all samples of "
+        "a task to the same one, and each sample is used once; a batch of fewer tasks makes fewer updates. After the "
+        "first, the policy is no longer the one that sampled, which is what clips and KL-Cov are for",
+    )
+    epochs: int = Field(
+        default=1, ge=1, description="times that each sample of a batch is used, in mini-batches dealt out anew"
+    )
     micro_batch_tokens: int = Field(
         default=16384,
         ge=1,
@@ -74,3 +87,8 @@ class OptimizerConfig(Strict):
         "prompt of several rollouts computed once; auto: packed on CUDA, padded on a CPU; never changes the result; a "
         "model that cannot be packed is padded, with a warning",
     )
+
+    @property
+    def several(self) -> bool:
+        """Whether a batch of rollouts is learned from in more than one update."""
+        return self.updates_per_step * self.epochs > 1

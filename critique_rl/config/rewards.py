@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from critique_rl.config.base import Strict
+from critique_rl.config.critic import SingleCriticConfig
 
 
 def _compiles(pattern: str) -> str:
@@ -143,8 +144,99 @@ class ConfidenceRewardConfig(Strict):
         return self
 
 
+MONOLOGUE = r"\s*(?:<think>(?:(?!</?think>)[\s\S])*</think>)?(?P<action>(?:(?!</?think>)[\s\S])*)"
+"""At most one monologue, closed, and behind it the step."""
+MONOLOGUE_FORM = "<think>...</think> step"
+
+
+def _has_an_action(pattern: str) -> str:
+    names = set(re.compile(pattern).groupindex)
+    if names != {"action"}:
+        raise ValueError(f"has the named groups {sorted(names)}; wanted (?P<action>...) round the step, and no other")
+    return pattern
+
+
+class StepSimilarityRewardConfig(Strict):
+    """How near the completion's step comes to the expert's, 2M/T; -1 without a step in the form (arXiv 2510.25992)."""
+
+    kind: Literal["step_similarity"]
+    pattern: Annotated[str, AfterValidator(_compiles), AfterValidator(_has_an_action)] = Field(
+        default=MONOLOGUE,
+        description="regular expression of a whole completion, with a group named action round the step; what stands "
+        "outside of it is free",
+    )
+    form: str = Field(default=MONOLOGUE_FORM, description=FORM)
+    unit: Literal["char", "word"] = Field(default="char", description="what is compared; word: what white space parts")
+    symmetric: Literal["none", "max", "mean"] = Field(
+        default="none", description="none: ratio(step, expert's), which depends on the order; max, mean: of both orders"
+    )
+    numbers: Literal["as_text", "agree"] = Field(
+        default="as_text",
+        description="agree: times the share of numbers that both steps have, so that x = 3 is not nearly x = 2 (ours)",
+    )
+    autojunk: bool = Field(
+        default=False,
+        description="difflib's own default, for literal reproduction only: from 200 elements of the expert's step on, "
+        "its frequent ones are ignored, and rewards jump",
+    )
+
+    @model_validator(mode="after")
+    def _form_fits_the_pattern(self) -> StepSimilarityRewardConfig:
+        if self.pattern != MONOLOGUE and "form" not in self.model_fields_set:
+            raise ValueError("a pattern needs form: what it looks like to a reader, such as '<think>...</think> step'")
+        return self
+
+
+class ChoiceRewardConfig(_ReadsAnAnswer):
+    """1 if the answer names the right one of the task's `metadata["choices"]`, by its letter or its text, else 0."""
+
+    kind: Literal["choice"]
+
+
+class JudgeRewardConfig(Strict):
+    """A judge's preference over the task's answer: 1 for a win, 0.5 for a tie, 0 for a loss, in both positions."""
+
+    kind: Literal["judge"]
+    critic: dict[str, object] = Field(
+        description='who judges: a section like [critic], of any kind but "policy" and those that hold critics; its '
+        'prompt is "judge_pair" unless it sets one, and it scores the criteria first and second'
+    )
+
+    @property
+    def judge(self) -> SingleCriticConfig:
+        """The critic's section as it is used."""
+        own: dict[str, object] = {}
+        if self.critic.get("kind") in _PROMPTED:
+            own = {"prompt": "judge_pair", **self.critic, "criteria": ("first", "second")}
+        return _SINGLE.validate_python(own or self.critic)
+
+    @model_validator(mode="after")
+    def _somebody_judges(self) -> JudgeRewardConfig:
+        if self.critic.get("kind") == "policy":
+            raise ValueError('critic.kind = "policy" cannot judge: its words would be trained to please itself')
+        if "criteria" in self.critic:
+            raise ValueError("critic.criteria has no effect: a judge scores the criteria first and second; remove it")
+        try:
+            assert self.judge
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"critic: {where}: {first['msg']}") from None
+        return self
+
+
+_PROMPTED = ("openai", "litellm", "recorded", "scripted")
+_SINGLE: TypeAdapter[SingleCriticConfig] = TypeAdapter(Annotated[SingleCriticConfig, Field(discriminator="kind")])
+
+
 # The one that holds another comes first, so that the list of all keys has those of its `answer` too.
-RewardConfig = Annotated[
-    ConfidenceRewardConfig | ExactRewardConfig | MathVerifyRewardConfig | FormatRewardConfig | ReasoningGymRewardConfig,
-    Field(discriminator="kind"),
-]
+UnaidedRewardConfig = (
+    ConfidenceRewardConfig
+    | ExactRewardConfig
+    | MathVerifyRewardConfig
+    | FormatRewardConfig
+    | ReasoningGymRewardConfig
+    | StepSimilarityRewardConfig
+    | ChoiceRewardConfig
+)
+RewardConfig = Annotated[UnaidedRewardConfig | JudgeRewardConfig, Field(discriminator="kind")]

@@ -21,19 +21,28 @@ from critique_rl.config.algorithm import (
 from critique_rl.config.base import Strict
 from critique_rl.config.critic import CriticConfig
 from critique_rl.config.engine import EngineConfig, HfEngineConfig, MismatchConfig
+from critique_rl.config.episodes import brought_along, check_episodes
 from critique_rl.config.evaluation import EvaluationConfig
+from critique_rl.config.exploration import ExplorationConfig, check_exploration
 from critique_rl.config.feedback import FeedbackConfig
+from critique_rl.config.forgetting import ForgettingConfig, check_forgetting
 from critique_rl.config.guards import GuardsConfig, check_conflict
-from critique_rl.config.loss import LossConfig, with_loss_defaults
+from critique_rl.config.loss import LossConfig, check_batch_options, with_loss_defaults
+from critique_rl.config.monitors import MonitorsConfig
 from critique_rl.config.objective_sources import check_sources
 from critique_rl.config.objectives import ObjectivesConfig, check_method
+from critique_rl.config.phases import PhasesConfig, check_phases
 from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.policy import OptimizerConfig, PolicyConfig
 from critique_rl.config.prediction import check_prediction
 from critique_rl.config.replay import ReplayConfig
 from critique_rl.config.rewards import RewardConfig
+from critique_rl.config.sampling import SamplingConfig, check_pass_at_k, check_sampling
+from critique_rl.config.search import EpisodesConfig
+from critique_rl.config.sft import SFT, check_sft
 from critique_rl.config.shorthand import critic_tree
-from critique_rl.config.tasks import LabTasksConfig, TasksConfig
+from critique_rl.config.skills import SkillsConfig, check_skills
+from critique_rl.config.tasks import LabTasksConfig, TasksConfig, parts_of
 from critique_rl.config.trust import TrustConfig
 
 NAME = r"^[A-Za-z0-9._-]{1,80}$"
@@ -47,6 +56,8 @@ NEEDS: dict[str, frozenset[str]] = {
     "cispo": frozenset(),
     "rloo": frozenset(),
     "weighted_reinforce": frozenset(),
+    "pass_at_k": frozenset(),
+    "sft": frozenset(),
     "self_imitation": frozenset(),
     "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "replay", "trust", "guards"}),
     "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation", "guards"}),
@@ -80,12 +91,26 @@ class RolloutConfig(Strict):
     max_tokens: int = Field(default=256, ge=1, description="longest completion, in tokens")
     temperature: float = Field(default=1.0, gt=0.0)
     batch_size: int = Field(default=64, ge=1, description="sequences per generate call (bounds memory)")
+    first_turn_candidates: int | None = Field(
+        default=None,
+        ge=2,
+        description="with a task that has a tool: draw so many first turns for each prompt and begin its group with "
+        "the group_size most different of them, which are not learned from (docs/search.md); None: begin with any",
+    )
 
 
 class BudgetConfig(Strict):
     """When to stop: whichever comes first."""
 
     max_steps: int = Field(default=100, ge=1)
+    max_epochs: int | None = Field(
+        default=None, ge=1, description="passes over the training tasks, each of as many whole batches as they fill"
+    )
+    stop_on_plateau: bool = Field(
+        default=False,
+        description="stop when the mean reward of the latest steps is flat, as plateau.block, horizon, delta and alpha "
+        "say; too little to tell is not flat",
+    )
     max_generated_tokens: int | None = Field(
         default=None, ge=1, description="rollout plus refinement tokens: what arms are compared at"
     )
@@ -131,6 +156,7 @@ class RunConfig(Strict):
         default_factory=dict[str, RewardConfig], description="verifier name -> reward; 'exact' needs no entry"
     )
     rollout: RolloutConfig = RolloutConfig()
+    sampling: SamplingConfig | None = None
     engine: EngineConfig = HfEngineConfig()
     mismatch: MismatchConfig = MismatchConfig()
     algorithm: AlgorithmConfig = GrpoConfig()
@@ -140,6 +166,10 @@ class RunConfig(Strict):
     feedback: FeedbackConfig | None = None
     trust: TrustConfig = TrustConfig()
     guards: GuardsConfig = GuardsConfig()
+    monitors: MonitorsConfig | None = None
+    exploration: ExplorationConfig | None = None
+    phases: PhasesConfig | None = None
+    skills: SkillsConfig | None = None
     refinement: RefinementConfig = RefinementConfig()
     replay: ReplayConfig | None = None
     distillation: DistillationConfig = DistillationConfig()
@@ -149,6 +179,7 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     report: ReportConfig = ReportConfig()
+    forgetting: ForgettingConfig | None = None
 
     @property
     def reads(self) -> frozenset[str]:
@@ -206,13 +237,39 @@ class RunConfig(Strict):
         if self.objectives is None:
             return self
         check_method(self.objectives, self.algorithm, self.refinement, self.distillation)
-        own = ("exact", "reasoning_gym") if self.tasks.kind == "reasoning_gym" else ("exact",)
+        gym = any(part.kind == "reasoning_gym" for part in parts_of(self.tasks))
+        own = ("exact", *(["reasoning_gym"] if gym else []), *brought_along(self.tasks))
         check_sources(
             self.objectives.of,
             rewards={**{name: name for name in own}, **{name: reward.kind for name, reward in self.rewards.items()}},
             uses=getattr(self.algorithm, "use", ()),
             calibrated=bool(self.trust.calibration),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_fits(self) -> RunConfig:
+        check_pass_at_k(self.algorithm, group_size=self.rollout.group_size)
+        check_episodes(
+            self.tasks,
+            first_turn_candidates=self.rollout.first_turn_candidates,
+            group_size=self.rollout.group_size,
+            recalls=self.feedback is not None,
+            samples=self.algorithm.name != SFT,
+        )
+        if self.sampling is not None:
+            schedules = (self.distillation.schedule, self.refinement.schedule)
+            check_sampling(
+                self.sampling,
+                self.algorithm,
+                group_size=self.rollout.group_size,
+                max_tokens=self.rollout.max_tokens,
+                recalls=self.feedback is not None,
+                has_objectives=self.objectives is not None,
+                multi_turn=isinstance(self.tasks, EpisodesConfig),
+                unsolved_schedule="unsolved" in schedules,
+                revisit_share=self.replay.revisit_share if self.replay is not None else 0.0,
+            )
         return self
 
     @model_validator(mode="after")
@@ -228,6 +285,16 @@ class RunConfig(Strict):
             )
         if self.critic is not None and self.feedback is not None:
             raise ValueError("[feedback] takes the place of a critic: remove the [critic] section, or [feedback]")
+        if self.feedback is not None and self.budget.stop_on_plateau:
+            raise ValueError(
+                "budget.stop_on_plateau has no effect with [feedback]: recalled rollouts say nothing of how the policy "
+                "fares now; remove it"
+            )
+        if self.feedback is not None and self.monitors is not None and not self.monitors.probe_tasks:
+            raise ValueError(
+                "[monitors] would watch nothing with [feedback]: recalled rollouts say nothing of the policy as it is "
+                "now; set monitors.probe_tasks, or remove one of the two sections"
+            )
         if self.feedback is not None and self.guards != GuardsConfig():
             raise ValueError(
                 "[guards] would have no effect with [feedback]: recalled rollouts say nothing of the policy as it is "
@@ -243,4 +310,12 @@ class RunConfig(Strict):
                 f"algorithm.name = {self.algorithm.name!r} needs a [critic] section (or [feedback]), and none is set"
             )
         check_conflict(self.guards, self.algorithm, self.distillation)
+        check_skills(self)
+        check_forgetting(self.forgetting, self.tasks)
+        check_exploration(self)
+        check_phases(self)
+        joins = self.objectives is not None and self.objectives.gradient_method is not None
+        check_batch_options(self.loss, self.optimizer, recalled=self.feedback is not None, joins_gradients=joins)
+        if self.algorithm.name == SFT:
+            check_sft(self)
         return self

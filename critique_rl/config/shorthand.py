@@ -16,10 +16,11 @@ from critique_rl.errors import ConfigError
 Tree = dict[str, object]
 
 FORMS = (
-    '"none", "policy", "lab_rules", "PROVIDER/MODEL" as LiteLLM spells it, "MODEL@http://HOST:PORT/v1", '
+    '"none", "policy", "lab_rules", "lab_school_rules", "PROVIDER/MODEL" as LiteLLM spells it, '
+    '"MODEL@http://HOST:PORT/v1", '
     '"FILE.jsonl" of recorded exchanges, "FILE.py" or "FILE.py:FUNCTION", "FILE.toml" with a [critic] table'
 )
-_BY_NAME = frozenset({"none", "policy", "lab_rules"})
+_BY_NAME = frozenset({"none", "policy", "lab_rules", "lab_school_rules"})
 _SERVED = re.compile(r"(?:(?P<model>.+?)@)?(?P<url>https?://.*)")
 _USER_IN_URL = re.compile(r"https?://[^/?#]*@")
 _PYTHON = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?")

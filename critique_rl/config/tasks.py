@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from critique_rl.config.base import Strict
+from critique_rl.config.mixture import PART_NAME, shares_apart
+from critique_rl.config.school import SchoolTasksConfig
+from critique_rl.config.search import LabSearchTasksConfig, SearchTasksConfig
 
 GymValue = int | float | bool | str | list[int] | list[float] | list[str]
 
@@ -97,6 +100,92 @@ class ReasoningGymTasksConfig(Strict):
     system: str = Field(default="", description="system turn put before every prompt; empty: none")
 
 
-TasksConfig = Annotated[
-    LabTasksConfig | GuessTasksConfig | JsonlTasksConfig | ReasoningGymTasksConfig, Field(discriminator="kind")
+SingleTasksConfig = Annotated[
+    LabTasksConfig | GuessTasksConfig | SchoolTasksConfig | JsonlTasksConfig | ReasoningGymTasksConfig,
+    Field(discriminator="kind"),
 ]
+
+
+class MixtureTasksConfig(Strict):
+    """Several sources in one run: `[tasks.of.NAME]` is any other tasks section, with a `share` of every batch."""
+
+    kind: Literal["mixture"]
+    of: dict[Annotated[str, Field(pattern=PART_NAME)], SingleTasksConfig] = Field(
+        min_length=2, description="each source; NAME stands before its tasks' ids and kinds, as NAME:KIND"
+    )
+    shares: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        default_factory=dict[str, float],
+        description="relative to one another, 1 for a source that is not named; of.NAME.share is the same",
+    )
+    only: tuple[str, ...] = Field(
+        default=(), description="sources to train on (none named: all); evaluations ask all of them"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_apart(cls, tree: object) -> object:
+        return shares_apart(tree)
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> MixtureTasksConfig:
+        for key, names in (("shares", tuple(self.shares)), ("only", self.only)):
+            unknown = sorted(set(names) - set(self.of))
+            if unknown:
+                raise ValueError(f"{key} names {unknown[0]!r}; the sources are {', '.join(self.of)}")
+        if len(set(self.only)) < len(self.only):
+            raise ValueError(f"only = {list(self.only)} names one twice; remove it")
+        return self
+
+    @property
+    def trained(self) -> dict[str, float]:
+        """The sources to train on with their shares, in the section's order."""
+        return {name: self.shares.get(name, 1.0) for name in self.of if not self.only or name in self.only}
+
+
+class StepsTasksConfig(Strict):
+    """The next step of an expert's solution, for each step of each solution of another source (arXiv 2510.25992)."""
+
+    kind: Literal["steps"]
+    of: SingleTasksConfig = Field(
+        description="any other tasks section whose training tasks have steps; evaluations ask its held-out tasks as "
+        "they are, so that they measure right answers and not similar steps"
+    )
+    verifier: str = Field(
+        default="step_similarity",
+        min_length=1,
+        description="what judges a step; step_similarity needs no section of its own unless one of its keys is set",
+    )
+    prefix: Literal["turn", "text"] = Field(
+        default="turn",
+        description="where the steps before stand; turn: in a prompt with the question; text: directly behind the "
+        "question, for policies without a chat template that go on with what they read",
+    )
+    prompt: str = Field(
+        default="next_step", description="template of prefix turn: a name of `critique-rl prompts` or a path"
+    )
+    next_title: bool = Field(default=False, description="tell the title of the step that is asked for")
+    train_last: bool = Field(
+        default=False, description="ask for the last step, too; the paper leaves it out, since the answer stands there"
+    )
+    skip_without_steps: bool = Field(
+        default=False, description="leave out training tasks without steps, which are otherwise an error"
+    )
+
+    @model_validator(mode="after")
+    def _every_key_is_read(self) -> StepsTasksConfig:
+        if self.prefix == "text" and self.prompt != "next_step":
+            raise ValueError(f"prompt = {self.prompt!r} has no effect with prefix = 'text'; remove it")
+        return self
+
+
+TasksConfig = Annotated[
+    SingleTasksConfig | MixtureTasksConfig | StepsTasksConfig | SearchTasksConfig | LabSearchTasksConfig,
+    Field(discriminator="kind"),
+]
+
+
+def parts_of(config: TasksConfig) -> tuple[SingleTasksConfig | SearchTasksConfig | LabSearchTasksConfig, ...]:
+    """The sources that a section names: itself, or those of a mixture."""
+    if isinstance(config, StepsTasksConfig):
+        return (config.of,)
+    return tuple(config.of.values()) if isinstance(config, MixtureTasksConfig) else (config,)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from critique_rl.config.ablation import DecisionsConfig
 from critique_rl.errors import DataError
-from critique_rl.stats.calibration import Calibrator, batch_figures, fit_isotonic, fit_platt, fit_temperature
+from critique_rl.stats.calibration import Calibrator, fit_isotonic, fit_platt, fit_temperature
+from critique_rl.stats.calibration_error import batch_figures
 from critique_rl.stats.decisions import Utilities, answers
 
 Bools = NDArray[np.bool_]

@@ -26,7 +26,7 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
     Errors: CheckpointError if there is none or FILE cannot be written, and those of building a policy and its tasks.
     """
     from critique_rl.build_sampler import build_sampler
-    from critique_rl.build_tasks import build_reward, build_tasks
+    from critique_rl.build_tasks import build_environment, build_reward, build_tasks
     from critique_rl.engines.vllm_server import VllmServerEngine
     from critique_rl.loop.checkpoint import latest_checkpoint
     from critique_rl.loop.evaluate import ask
@@ -50,6 +50,7 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
             config=config.evaluation,
             max_tokens=config.rollout.max_tokens,
             seed=derive_seed(config.seed, step, "evaluation"),
+            environment=build_environment(config.tasks),
         )
     finally:
         if isinstance(engine, VllmServerEngine):
@@ -58,14 +59,14 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
             close()
     found = [
         HeldOutAnswer(
-            task=task.id,
-            kind=task.kind or "all",
-            text=text,
-            correct=score.correct,
-            readable=score.status is ScoreStatus.OK,
-            confidence=score.confidence,
+            task=answer.task.id,
+            kind=answer.task.kind or "all",
+            text=answer.text,
+            correct=answer.score.correct,
+            readable=answer.score.status is ScoreStatus.OK,
+            confidence=answer.score.confidence,
         )
-        for task, text, score in answers
+        for answer in answers
     ]
     _write(directory / FILE, found)
     return found

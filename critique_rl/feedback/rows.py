@@ -220,7 +220,7 @@ def _score(fields: Fields) -> Score | None:
     if "confidence_start" in fields and "confidence" not in fields:
         fields.refuse("confidence", "a number from 0 to 1, because the row has confidence_start")
     return Score(
-        reward=fields.number("reward", high=1.0),
+        reward=fields.number("reward", low=-1.0, high=1.0),
         status=ScoreStatus(status),
         extracted=fields.optional_text("extracted"),
         detail=fields.text("detail", ""),

@@ -57,6 +57,10 @@ class LabTasks:
             *_slice_of_epoch(self.easy, step, size - hard, f"easy:{seed}"),
         ]
 
+    def training(self) -> Sequence[Task]:
+        """Both pools; one of a class that no batch draws from is left out."""
+        return (*(self.hard if self.hard_share > 0 else ()), *(self.easy if self.hard_share < 1 else ()))
+
     def held_out(self) -> Sequence[Task]:
         """Evaluation tasks, easy ones first: no sum of theirs is in the pool or in the policy's build data."""
         return self._held_out

@@ -25,9 +25,17 @@ class SavedRun:
     state: Mapping[str, object]
 
 
-def save_checkpoint(root: Path, step: int, *, policy: Policy, state: Mapping[str, object], keep: int) -> Path:
-    """Write `root/step-NNNNNN` and drop all but the newest `keep`. Errors: CheckpointError; older ones stay."""
-    final = root / f"step-{step:06d}"
+def checkpoint_directory(root: Path, step: int) -> Path:
+    """Where the checkpoint of that step lies."""
+    return root / f"step-{step:06d}"
+
+
+def save_checkpoint(
+    root: Path, step: int, *, policy: Policy, state: Mapping[str, object], keep: int, pinned: int | None = None
+) -> Path:
+    """Write `root/step-NNNNNN` and drop all but the newest `keep`, and but that of step `pinned`. Errors:
+    CheckpointError; older ones stay."""
+    final = checkpoint_directory(root, step)
     partial = root / f".writing-step-{step:06d}"
     replaced = root / f".replaced-step-{step:06d}"
     try:
@@ -47,7 +55,8 @@ def save_checkpoint(root: Path, step: int, *, policy: Policy, state: Mapping[str
             f"checkpoint {str(final)!r} could not be written: {error}; everything up to step {step} is in the metrics, "
             "and older checkpoints are whole: free some space and run again with --resume"
         ) from error
-    for old in (replaced, *_complete(root)[:-keep]):
+    kept = None if pinned is None else checkpoint_directory(root, pinned)
+    for old in (replaced, *(path for path in _complete(root)[:-keep] if path != kept)):
         shutil.rmtree(old, ignore_errors=True)
     return final
 

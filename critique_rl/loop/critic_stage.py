@@ -13,6 +13,7 @@ from critique_rl.config.refinement import CRITIC_RUNGS
 from critique_rl.config.run import RunConfig
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.desk import CriticDesk, DeskLimits, Reviewed
+from critique_rl.loop.exploration import rollout_now
 from critique_rl.loop.guidance import Guidance
 from critique_rl.loop.judge import calibrated, rescues, sample_controls, score_pairs, without_scores
 from critique_rl.loop.offpolicy import correct_for_age
@@ -110,9 +111,10 @@ class CriticStage:
             engine=parts.engine,
             reward=parts.reward,
             template=template,
-            rollout=self._config.rollout,
+            rollout=rollout_now(self._config, self._parts),
             step=step,
             seed=derive_seed(self._config.seed, step, "control"),
+            environment=parts.environment,
         )
         controls = [r.score.correct for group in beside for r in group.controls]
         trust.note_refinements(critiqued=rescues(beside), control=controls)

@@ -31,7 +31,7 @@ def vitals(groups: Sequence[Group]) -> Vitals:
     """Entropy estimate, length quantiles, truncated share and success rate of a step's rollouts."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     surprise = [-logprob for rollout in rollouts for logprob in rollout.own_logprobs]
-    lengths = [len(rollout.completion_ids) for rollout in rollouts]
+    lengths = [rollout.own_tokens for rollout in rollouts]
     by_kind: dict[str, list[bool]] = {}
     for group in groups:
         for score in group.scores:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from critique_rl.config.replay import REPLAY
 from critique_rl.config.run import RolloutConfig
-from critique_rl.loop.collect import as_rollout
+from critique_rl.loop.collect import as_rollout, judged
 from critique_rl.loop.criticize import usable
+from critique_rl.loop.parts import Environment
 from critique_rl.loop.second_attempts import Hint, sample_again
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy, Reward, RolloutEngine
@@ -43,6 +44,7 @@ def sample_controls(
     rollout: RolloutConfig,
     step: int,
     seed: int,
+    environment: Environment | None = None,
 ) -> list[Group]:
     """Attach up to `wanted` second attempts under the bare verdict, one per attempt that the critic answered about."""
     planned = [(g, attempt) for g, group in enumerate(groups) for attempt in _answered_about(group)][:wanted]
@@ -53,6 +55,7 @@ def sample_controls(
         template=template,
         rollout=rollout,
         seed=seed,
+        environment=environment,
     )
     found: dict[int, list[Refinement]] = {}
     for n, ((g, attempt), attempts) in enumerate(zip(planned, sampled, strict=True)):
@@ -64,7 +67,7 @@ def sample_controls(
                     attempt_id=attempt.id,
                     critique=_bare_critique(attempt),
                     rollout=second,
-                    score=reward.score(task, second.text),
+                    score=judged(task, second, reward=reward, environment=environment),
                     rejected="control",
                 )
             )

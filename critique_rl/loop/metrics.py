@@ -14,7 +14,10 @@ from critique_rl.config.replay import REPLAY
 from critique_rl.loop.criticize import CriticTally
 from critique_rl.loop.selection import selection_metrics
 from critique_rl.protocols import Algorithm
-from critique_rl.types import CriticOutcome, Group, ScoreStatus
+from critique_rl.types import CriticOutcome, Group, Rollout, ScoreStatus
+
+STEP_FORMAT = "step_format"
+"""The objective of a reward of single steps: 1 where a step could be read, else 0."""
 
 
 def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping[str, float]:
@@ -31,6 +34,8 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
     entropy = {"policy/entropy_estimate": -float(np.mean(logprobs))} if logprobs else {}
     ends = [r.finished for g in fresh for r in g.rollouts]
     finished = {"rollout/finished": float(np.mean(ends))} if ends else {}
+    forms = [s.objectives[STEP_FORMAT] for _, s in scored if STEP_FORMAT in s.objectives]
+    errors = {"rollout/format_errors": 1.0 - float(np.mean(forms))} if forms else {}
     refinements = [r for g in groups for r in g.refinements]
     sampled = [r for r in refinements if r.rung != REPLAY]
     return {
@@ -38,6 +43,7 @@ def group_metrics(groups: Sequence[Group], *, recalled: bool = False) -> Mapping
         **rewards,
         **entropy,
         **finished,
+        **errors,
         "refinement/sampled": float(len(sampled)),
         "refinement/verified": float(sum(r.score.correct for r in sampled)),
         "refinement/injected": float(sum(not r.rejected for r in refinements)),
@@ -57,11 +63,18 @@ def algorithm_metrics(algorithm: Algorithm) -> Mapping[str, float]:
 
 
 def generated_tokens(groups: Sequence[Group], *, second_attempts: bool = False) -> int:
-    """Tokens sampled as rollouts, or as second attempts: refinements and controls, but not what is replayed."""
+    """Tokens sampled as rollouts, or as second attempts: refinements and controls, but not what is replayed.
+
+    What a tool says is not sampled; turns that might have begun an episode and were not taken are.
+    """
     if not second_attempts:
-        return sum(len(r.completion_ids) for g in groups for r in g.rollouts)
+        return sum(map(_sampled, (r for g in groups for r in g.rollouts)))
     second = [r for g in groups for r in (*g.refinements, *g.controls) if r.rung != REPLAY]
-    return sum(len(r.rollout.completion_ids) for r in second)
+    return sum(_sampled(r.rollout) for r in second)
+
+
+def _sampled(rollout: Rollout) -> int:
+    return rollout.own_tokens + sum(turn.discarded_tokens for turn in rollout.turns)
 
 
 def critic_metrics(total: CriticTally) -> Mapping[str, float]:

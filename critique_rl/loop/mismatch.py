@@ -6,7 +6,10 @@ Owns: what is compared, and what an alarm and an abort are. Must not know: which
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from critique_rl.config.engine import MismatchConfig
 from critique_rl.errors import EngineError
@@ -26,7 +29,9 @@ def check_mismatch(groups: Sequence[Group], *, policy: Policy, config: MismatchC
     """Re-score this step's rollouts under the policy that sampled them. Raises EngineError above `config.abort`."""
     rollouts = [r for group in groups if not group.late for r in group.rollouts]
     scored = policy.logprobs([r.prompt_ids for r in rollouts], [r.completion_ids for r in rollouts])
-    found = logprob_mismatch(scored, [r.behaviour_logprobs for r in rollouts])
+    # Nobody sampled what a tool said; its log-probs of 0 are no engine's.
+    own = [replace(r, behaviour_logprobs=tuple(s)).own_logprobs for r, s in zip(rollouts, scored, strict=True)]
+    found = logprob_mismatch([np.asarray(one) for one in own], [r.own_logprobs for r in rollouts])
     if found is None:
         return MismatchCheck({}, "")
     verdict = judge_mismatch(found.mean, alarm=config.alarm, abort=config.abort)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from critique_rl.config.run import RolloutConfig
-from critique_rl.loop.collect import as_rollout
+from critique_rl.loop.collect import as_rollout, judged
 from critique_rl.loop.guidance import Guidance
+from critique_rl.loop.parts import Environment
 from critique_rl.loop.second_attempts import sample_again
 from critique_rl.loop.selection import fault, select, within_step_share
 from critique_rl.protocols import Policy, Reward, RolloutEngine
@@ -28,6 +29,7 @@ def refine(
     rollout: RolloutConfig,
     step: int,
     seed: int,
+    environment: Environment | None = None,
 ) -> list[Group]:
     """Attach verified and filtered refinements to every group that there is guidance for.
 
@@ -42,6 +44,7 @@ def refine(
         template=guidance.template,
         rollout=rollout,
         seed=seed,
+        environment=environment,
     )
     found = {g: list(group.refinements) for g, group in enumerate(groups) if group.refinements}
     count = 0
@@ -53,7 +56,7 @@ def refine(
                 attempt_id=one.attempt.id,
                 critique=one.critique,
                 rollout=second,
-                score=reward.score(task, second.text),
+                score=judged(task, second, reward=reward, environment=environment),
                 rung=one.rung,
             )
             refused = fault(candidate, task, config, told=one.hint.directive, reward=reward)

@@ -42,14 +42,22 @@ class RunState:
             if name in state:
                 part.load_state_dict(cast("Mapping[str, object]", state[name]))
 
+    def carry(self, state: Mapping[str, object]) -> None:
+        """Take over what an earlier stage's parts remembered: names that both sides have, and nothing else."""
+        for name, part in self._memories().items():
+            if name in state:
+                part.load_state_dict(cast("Mapping[str, object]", state[name]))
+
     def mark(self) -> Callable[[], None]:
         """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
         progress, conflict, parts = replace(self.progress), self.conflict, self._parts
-        watching = [part for part in (parts.plateau, parts.trust, parts.replay) if part is not None]
+        watching = [part for part in (parts.plateau, parts.trust, parts.replay, parts.recycle) if part is not None]
         for part in watching:
             part.mark()
         small = [
-            (part, part.state_dict()) for name, part in self._memories().items() if name not in ("trust", "replay")
+            (part, part.state_dict())
+            for name, part in self._memories().items()
+            if name not in ("trust", "replay", "recycle")
         ]
 
         def take_back() -> None:
@@ -69,6 +77,12 @@ class RunState:
             "guards": parts.guards,
             "paces": parts.paces,
             "replay": parts.replay,
+            "recycle": parts.recycle,
             "teacher_gate": parts.teacher_gate,
+            "forgetting": parts.forgetting,
+            "monitors": parts.monitors,
+            "exploration": parts.exploration,
+            "phases": parts.phases,
+            "skills": parts.skills,
         }
         return {name: part for name, part in optional.items() if part is not None}

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from critique_rl.config.run import RolloutConfig
 from critique_rl.loop.contexts import context_budget, fitting_messages
+from critique_rl.loop.episodes import sample_answers
+from critique_rl.loop.parts import Environment
 from critique_rl.prompting.template import PromptTemplate
 from critique_rl.protocols import Policy, RolloutEngine
 from critique_rl.types import Completion, Task, TokenIds
@@ -40,8 +42,9 @@ def sample_again(
     rollout: RolloutConfig,
     seed: int,
     times: int = 1,
+    environment: Environment | None = None,
 ) -> list[list[SecondAttempt]]:
-    """`times` second attempts for each hint, in the hints' order.
+    """`times` second attempts for each hint, in the hints' order; with an environment they are episodes.
 
     A first attempt too long for the policy's context is shown without its middle; a hint that does not fit even so gets
     no second attempt, and its list is empty.
@@ -61,6 +64,15 @@ def sample_again(
     contexts = [context.ids for context in fitted if context is not None for _ in range(times)]
     if not contexts:
         return [[] for _ in hints]
-    completions = engine.generate(contexts, max_tokens=rollout.max_tokens, temperature=rollout.temperature, seed=seed)
+    completions = sample_answers(
+        [hint.task for hint, context in zip(hints, fitted, strict=True) if context is not None for _ in range(times)],
+        contexts,
+        environment=environment,
+        policy=policy,
+        engine=engine,
+        max_tokens=rollout.max_tokens,
+        temperature=rollout.temperature,
+        seed=seed,
+    )
     sampled = iter(map(SecondAttempt, contexts, completions))
     return [[next(sampled) for _ in range(times)] if context is not None else [] for context in fitted]

@@ -6,6 +6,7 @@ the record with its reason. Must not know: how refinements are sampled, advantag
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -107,7 +108,7 @@ def select(group: Group, members: Sequence[Refinement], config: RefinementConfig
     kept: list[int] = []
     judged = list(members)
     for i in sorted((i for i, r in enumerate(members) if not r.rejected), key=lambda i: (*_closeness(members[i]), i)):
-        if float(np.mean(members[i].bare_logprobs)) < config.min_bare_logprob:
+        if _bare_logprob(members[i]) < config.min_bare_logprob:
             judged[i] = replace(members[i], rejected=UNLIKELY)
         elif any(members[j].rollout.completion_ids == members[i].rollout.completion_ids for j in kept):
             judged[i] = replace(members[i], rejected=DUPLICATE)
@@ -182,7 +183,13 @@ def selection_metrics(groups: Sequence[Group]) -> Mapping[str, float]:
 
 def _closeness(refinement: Refinement) -> tuple[float, int]:
     """Sorts the likeliest under the bare prompt first, then the shortest."""
-    return -float(np.mean(refinement.bare_logprobs)), len(refinement.rollout.completion_ids)
+    return -_bare_logprob(refinement), len(refinement.rollout.completion_ids)
+
+
+def _bare_logprob(refinement: Refinement) -> float:
+    """Mean over what the policy itself wrote; none of an episode that is not learned from counts as unlikely."""
+    own = refinement.own_bare_logprobs
+    return float(np.mean(own)) if own else -math.inf
 
 
 def _share(share: float, of: int) -> int:

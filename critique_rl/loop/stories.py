@@ -58,8 +58,8 @@ def _attempt(
     distillation: DistillationConfig,
 ) -> dict[str, object]:
     length = len(rollout.completion_ids)
-    pg = np.zeros(length) if sample is None else sample.advantages * sample.pg_weight
-    distill = np.zeros(length) if sample is None else sample.distill_weight
+    pg = np.zeros(length) if sample is None else sample.advantages * sample.pg_weight * sample.loss_mask
+    distill = np.zeros(length) if sample is None else sample.distill_weight * sample.loss_mask
     teaching: list[dict[str, object]] = [{} for _ in range(length)]
     if sample is not None and sample.teacher is not None:
         teaching = _teaching(rollout, sample.teacher, policy, distillation)
@@ -68,7 +68,7 @@ def _attempt(
             "text": policy.decode([token]),
             "pg": float(pg[t]),
             "distill": float(distill[t]),
-            "student_prob": float(np.exp(rollout.behaviour_logprobs[t])) if rollout.behaviour_logprobs else None,
+            "student_prob": float(np.exp(rollout.behaviour_logprobs[t])) if _sampled_here(rollout, t) else None,
             **teaching[t],
         }
         for t, token in enumerate(rollout.completion_ids)
@@ -82,6 +82,12 @@ def _attempt(
         "detail": score.detail,
         "tokens": tokens,
     }
+
+
+def _sampled_here(rollout: Rollout, t: int) -> bool:
+    """Whether the log-prob of a token is known; nobody sampled what a tool said."""
+    said = not rollout.policy_mask or any(turn.start <= t < turn.end for turn in rollout.turns)
+    return bool(rollout.behaviour_logprobs) and said
 
 
 def _teaching(
@@ -135,7 +141,9 @@ def _critique(critique: Critique) -> dict[str, object]:
 def _refinement(refinement: Refinement, sample: TrainSample | None, policy: Policy) -> dict[str, object]:
     rollout = refinement.rollout
     bare = refinement.bare_logprobs or (None,) * len(rollout.completion_ids)
-    imitate = np.zeros(len(rollout.completion_ids)) if sample is None else sample.advantages * sample.imitate_weight
+    imitate = np.zeros(len(rollout.completion_ids))
+    if sample is not None:
+        imitate = sample.advantages * sample.imitate_weight * sample.loss_mask
     return {
         "attempt_id": refinement.attempt_id,
         "text": rollout.text,

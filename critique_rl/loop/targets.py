@@ -172,6 +172,8 @@ def _score(
     for (key, rollout), targets, student in zip(asked.items(), scored, students, strict=True):
         _check_splice(targets, key, rollout.id)
         kept = _sampled_alone(targets, key.completion) if sampled_only else targets
+        if rollout.policy_mask:  # what a tool said is nobody's to imitate
+            kept = replace(kept, mask_T=kept.mask_T * np.asarray(rollout.policy_mask))
         finished.append(_shorten(kept, config.max_tokens))
         tally.note(finished[-1], key.completion, student=student, own_support=config.support == "teacher")
     return finished

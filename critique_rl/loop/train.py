@@ -8,30 +8,43 @@ Owns: when each stage runs and what is counted. Must not know: any concrete crit
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import CheckpointError, CritiqueRLError
 from critique_rl.loop.auxiliary import CritiquePrediction
 from critique_rl.loop.checkpoint import SavedRun, save_checkpoint
+from critique_rl.loop.copies import sharing_baselines
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.criticize import CriticTally
+from critique_rl.loop.ending import Ending
 from critique_rl.loop.evaluate import evaluate, figures, in_words
+from critique_rl.loop.exploration import (
+    begin_step,
+    exploration_figures,
+    note_probe,
+    note_training,
+    pinned_checkpoint,
+    rollout_now,
+)
+from critique_rl.loop.forgetting import watch_forgetting
 from critique_rl.loop.gather import Gatherer
 from critique_rl.loop.guards import conflict_of, uninjected, vitals
 from critique_rl.loop.guidance import load_guidance
 from critique_rl.loop.interrupts import interrupts_held
 from critique_rl.loop.metrics import algorithm_metrics, critic_metrics, generated_tokens, group_metrics
 from critique_rl.loop.mismatch import MismatchCheck, check_mismatch
+from critique_rl.loop.monitoring import monitor_figures, probe
 from critique_rl.loop.parts import Parts
+from critique_rl.loop.phases import phase_figures
 from critique_rl.loop.progress import Progress
 from critique_rl.loop.refine import refine
 from critique_rl.loop.replay import ReplayStage, injected_anew
 from critique_rl.loop.run_state import RunState
 from critique_rl.loop.seeds import derive_seed
 from critique_rl.loop.selection import check_second_verifier, weighted_by_reliance
+from critique_rl.loop.skills import SkillStage
 from critique_rl.loop.stories import tell
 from critique_rl.loop.targets import TeacherTally, teach
 from critique_rl.protocols import GroupState, Skipped, StepReport
@@ -46,6 +59,7 @@ class Trainer:
         self.parts = parts
         self.run_dir = run_dir
         self._state = RunState(parts)
+        self._ending = Ending(config, parts)
         self.stopped_because = ""
         self._saved_step: int | None = None
         check_second_verifier(config.refinement, parts.tasks, reward=parts.reward, seed=config.seed)
@@ -53,6 +67,7 @@ class Trainer:
         self._critic = CriticStage(config, parts, self._guidance)
         self._replay = ReplayStage(config, parts)
         self._gatherer = Gatherer(config, parts, self._critic, self._replay, self._state)
+        self._skills = SkillStage(config, parts, run_dir)
         self._prediction = CritiquePrediction(config.refinement, parts)
         self._taught = TeacherTally()
 
@@ -66,6 +81,10 @@ class Trainer:
         self._state.take_up(saved.state)
         self.parts.policy.restore(saved.directory)
 
+    def carry_over(self, state: Mapping[str, object]) -> None:
+        """Begin with the memories of an earlier stage, by name; everything else is new."""
+        self._state.carry(state)
+
     def run(self) -> None:
         """Train until a budget ends it; the last state is always saved, also after Ctrl-C."""
         started = time.monotonic() - self.progress.wall_s
@@ -73,6 +92,7 @@ class Trainer:
             self._evaluate_if_due()
             while not self._finished():
                 self._whole_step()
+                self._skills.write()
                 self.progress.wall_s = time.monotonic() - started
                 self._after_step()
             self._evaluate_if_due()
@@ -86,12 +106,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this moment. Errors: CheckpointError."""
         with interrupts_held():
+            pinned = pinned_checkpoint(self.parts, self.progress.step)
             save_checkpoint(
                 self.run_dir / "checkpoints",
                 self.progress.step,
                 policy=self.parts.policy,
                 state=self._state.to_json(),
                 keep=self.config.checkpoint.keep,
+                pinned=pinned,
             )
             self._saved_step = self.progress.step
 
@@ -113,14 +135,14 @@ class Trainer:
 
     def _step(self) -> None:
         step, parts = self.progress.step, self.parts
-        gathered = self._gatherer.sample() if parts.feedback is None else self._gatherer.recall(parts.feedback)
-        groups, states = gathered
-        if not groups:
+        begin_step(parts, step, checkpoints=self.run_dir / "checkpoints")
+        groups, states = self._gatherer.gather()
+        if not groups and parts.feedback is not None:
             self.stopped_because = "feedback used up"
             return
-        sampled = generated_tokens(groups) if parts.feedback is None else 0
+        sampled = generated_tokens(self._gatherer.sampled) if self._gatherer.samples else 0
         checked = MismatchCheck({}, "")
-        if parts.feedback is None and self.config.engine.kind != "hf":
+        if self._gatherer.samples and self.config.engine.kind != "hf":
             checked = check_mismatch(groups, policy=parts.policy, config=self.config.mismatch)
         if checked.alarm:
             parts.tracker.event(step + 1, "mismatch", checked.alarm)
@@ -131,7 +153,9 @@ class Trainer:
         else:
             groups, self._taught = uninjected(reviewed.groups), TeacherTally()
         groups = self._critic.judge(step, groups, reviewed)
-        samples = weighted_by_reliance(parts.algorithm.assemble(groups), groups, self.config.refinement)
+        self._skills.learn(step, groups, self._gatherer.sampled)
+        samples = parts.algorithm.assemble(sharing_baselines(groups))
+        samples = weighted_by_reliance(samples, groups, self.config.refinement)
         for told in parts.objectives.messages() if parts.objectives is not None else ():
             parts.tracker.event(step + 1, "objectives", told)
         self._record(groups, states, samples)
@@ -139,6 +163,7 @@ class Trainer:
         with interrupts_held():
             report = self._train(groups, samples)
             self._state.conflict = conflict_of(report)
+            note_training(parts, report)
             self.progress.generated_tokens += sampled + generated_tokens(groups, second_attempts=True)
             self.progress.step += 1
             self.progress.skipped_steps += not report.applied
@@ -150,7 +175,7 @@ class Trainer:
         gate = self.parts.teacher_gate
         if gate is None:
             return self.parts.policy.step(samples)
-        seen = vitals([group for group in groups if not group.late])
+        seen = vitals(self._gatherer.sampled)
         refresh = gate.observe(reward=seen.success, p95_tokens=seen.p95_tokens, truncated=seen.truncated)
         return self.parts.policy.step(samples, refresh_teacher=refresh)
 
@@ -163,9 +188,10 @@ class Trainer:
                 engine=parts.engine,
                 reward=parts.reward,
                 guidance=self._guidance,
-                rollout=self.config.rollout,
+                rollout=rollout_now(self.config, parts),
                 step=step,
                 seed=derive_seed(self.config.seed, step, "refinement"),
+                environment=parts.environment,
             )
             self._replay.keep(step, groups)
             for group in groups:
@@ -214,6 +240,8 @@ class Trainer:
 
     def _after_step(self) -> None:
         self._evaluate_if_due()
+        if self.config.budget.stop_on_plateau and self._finished():
+            self.parts.tracker.event(self.progress.step, "stop", self.stopped_because)
         every = self.config.checkpoint.every
         if every and self.progress.step % every == 0:
             self.save()
@@ -224,6 +252,9 @@ class Trainer:
         due = self._finished() or (every and step % every == 0)
         if not evaluations or (due and evaluations[-1]["step"] != step):
             self._evaluate()
+        if probe(self.config, self.parts, step, last=self._finished()):
+            self._saved_step = None
+            note_probe(self.config, self.parts)
 
     def _evaluate(self) -> None:
         config, parts, step = self.config, self.parts, self.progress.step
@@ -236,35 +267,29 @@ class Trainer:
             config=config.evaluation,
             max_tokens=config.rollout.max_tokens,
             seed=derive_seed(config.seed, step, "evaluation"),
+            environment=parts.environment,
         )
+        found = self._skills.evaluated(step, found)
         self.progress.evaluations.append(
             {
                 "step": step,
                 "generated_tokens": self.progress.generated_tokens,
-                "success": {kind: asdict(s) for kind, s in found.items()},
+                "success": {kind: s.to_json() for kind, s in found.items()},
             }
         )
         parts.tracker.log(step, figures(found) | {"tokens/generated": float(self.progress.generated_tokens)})
         if found:
             parts.tracker.event(step, "evaluation", in_words(found))
+        watch_forgetting(parts, step, found)
 
     def _finished(self) -> bool:
-        budget, progress = self.config.budget, self.progress
-        if self.parts.feedback is not None and self.parts.feedback.exhausted:
-            self.stopped_because = "feedback used up"
-        elif budget.max_generated_tokens is not None and self._spent_tokens() >= budget.max_generated_tokens:
-            self.stopped_because = "generated-token budget spent"
-        elif progress.step >= budget.max_steps:
-            self.stopped_because = "step budget spent"
+        self.stopped_because = self._ending.reason(self.progress) or self.stopped_because
         return bool(self.stopped_because)
-
-    def _spent_tokens(self) -> int:
-        counted = self.config.budget.count_critic_tokens
-        return self.progress.generated_tokens + (self.progress.critic.completion_tokens if counted else 0)
 
     def _metrics(self, groups: Sequence[Group], report: StepReport, tally: CriticTally) -> dict[str, float]:
         return {
-            **group_metrics(groups, recalled=self.parts.feedback is not None),
+            **group_metrics(groups, recalled=not self._gatherer.samples),
+            **self._gatherer.figures(),
             "loss/total": report.loss,
             "loss/pg": report.pg_loss,
             "loss/distill": report.distill_loss,
@@ -286,5 +311,9 @@ class Trainer:
             **(self.parts.feedback.counts() if self.parts.feedback is not None else {}),
             **(self.parts.objectives.figures() if self.parts.objectives is not None else {}),
             **(self.parts.guards.figures() if self.parts.guards is not None else {}),
+            **monitor_figures(self.parts),
+            **exploration_figures(self.parts),
+            **phase_figures(self.parts),
+            **self._skills.figures(),
             **(self.parts.teacher_gate.figures() if self.parts.teacher_gate is not None else {}),
         }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from critique_rl.config.rewards import ExactRewardConfig, FormatRewardConfig, RewardConfig
+from critique_rl.config.rewards import ExactRewardConfig, FormatRewardConfig, JudgeRewardConfig, RewardConfig
 from critique_rl.protocols import Plateau, Reward
 from critique_rl.types import Score, ScoreStatus, Task
 
@@ -65,11 +65,12 @@ def check_verifiers(
 def check_verifier(tasks: Sequence[Task], *, reward: Reward, config: RewardConfig | None) -> VerifierFinding:
     """Score the reference answers of up to `CHECKED_TASKS` tasks of one verifier; one that is accepted ends it.
 
-    A task without a reference answer, one that the verifier fails on, and a verifier that looks at the shape alone or
-    reads only a pattern whose `form` is not stated tell nothing, unless its group could never read the answer.
+    A task without a reference answer, one that the verifier fails on, and a verifier that looks at the shape alone,
+    compares with the reference or reads only a pattern whose `form` is not stated tell nothing, unless its group could
+    never read the answer.
     """
     with_answers = [task for task in tasks if task.answer.strip()][:CHECKED_TASKS]
-    if not with_answers or isinstance(config, FormatRewardConfig):
+    if not with_answers or isinstance(config, FormatRewardConfig | JudgeRewardConfig):
         return VerifierFinding(None, "")
     pattern, form = getattr(config, "pattern", None), str(getattr(config, "form", ""))
     own = {f"{form!r}": form} if ANSWER_PLACE in form else {}

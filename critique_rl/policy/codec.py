@@ -10,7 +10,10 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from critique_rl.errors import ModelError
 from critique_rl.types import Message, TokenIds
+
+_TURN = "[[the policy's turn]]"
 
 
 class PromptCodec:
@@ -34,6 +37,29 @@ class PromptCodec:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         end = cast("int | None", self.tokenizer.eos_token_id)
         return (*ids, *([] if end is None else [end]))
+
+    def encode_observation(self, text: str, *, after: int) -> TokenIds:
+        """Ids of what a tool says behind a turn of the policy, up to and including the next generation prompt.
+
+        Through the chat template as a user turn (every template has one), from where the policy's own turn ended: the
+        ids before it stay as they were sampled. `after` is the last of them; where the template closes a turn with that
+        very id, it is not said twice. Without a template: the text on lines of its own. Errors: ModelError.
+        """
+        if not self.has_template:
+            return tuple(self.tokenizer.encode(f"\n{text}\n", add_special_tokens=False))
+        turns = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": _TURN},
+            {"role": "user", "content": text},
+        ]
+        whole = cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        _, mark, rest = whole.partition(_TURN)
+        if not mark:
+            raise ModelError(
+                "the tokenizer's chat template leaves out what the assistant said, so no episode can go on"
+            )
+        ids = tuple(self.tokenizer.encode(rest, add_special_tokens=False))
+        return ids[1:] if ids[:1] == (after,) else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text of some ids, special tokens left out."""

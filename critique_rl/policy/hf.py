@@ -30,8 +30,9 @@ from critique_rl.policy.sharding import RankedHead, cut_state, like_parameters, 
 from critique_rl.policy.step import StepConfig, TwoChannelStep
 from critique_rl.policy.streams import active
 from critique_rl.policy.teacher import BaseScorer, TargetScorer, Teacher
+from critique_rl.policy.updates import learn
 from critique_rl.protocols import StepReport
-from critique_rl.types import Array, Message, TeacherTargets, TokenIds, TrainSample
+from critique_rl.types import Array, Knobs, Message, TeacherTargets, TokenIds, TrainSample
 
 
 class HFPolicy:
@@ -61,6 +62,8 @@ class HFPolicy:
         with accelerator.autocast():
             self.layout: Layout = usable_layout(head, config.optimizer.layout)
         self.ranked = RankedHead(head, accelerator, crew or Crew())
+        self._knobs = Knobs()
+        self._scorers: list[Scorer] = []
         self._scorer = self._scorer_of(head, config)
         self.teacher = Teacher(self.model, config.distillation)
         start = BaseScorer(self._scorer, self.model) if has_adapters(self.model) else None
@@ -88,6 +91,7 @@ class HFPolicy:
         self._follow_all = crew.duty("follow", self._follow_share)
         self._state_all = crew.duty("optimizer state", self._state_share)
         self._restore_all = crew.duty("restore", self._restore_share)
+        self._turn_all = crew.duty("turn", self._turn_share)
 
     def spread(self) -> None:
         """Have all ranks wrap the model for training together; nothing for one process. Before the first use."""
@@ -127,7 +131,7 @@ class HFPolicy:
         return self._scorer_of(ResponseHead(copy.deepcopy(self.model).requires_grad_(False)), config)
 
     def _scorer_of(self, head: ResponseHead, config: StepConfig) -> Scorer:
-        return Scorer(
+        made = Scorer(
             head,
             self.accelerator,
             temperature=config.temperature,
@@ -135,6 +139,20 @@ class HFPolicy:
             pad_id=self.pad_id,
             layout=self.layout,
         )
+        self._scorers.append(made)
+        return made
+
+    def set_knobs(self, knobs: Knobs) -> None:
+        """What a guard of exploration has changed, from now on: in the training step, and in the temperature at which
+        everything is scored."""
+        if knobs != self._knobs:
+            self._knobs = knobs
+            self._turn_all([knobs] * self.ranked.crew.size)
+
+    def _turn_share(self, knobs: Knobs) -> None:
+        self.train_step.turn(knobs)
+        for scorer in self._scorers:
+            scorer.temperature = self.train_step.config.temperature
 
     @property
     def version(self) -> int:
@@ -151,6 +169,9 @@ class HFPolicy:
 
     def encode_completion(self, text: str) -> TokenIds:
         return self.codec.encode_completion(text)
+
+    def encode_observation(self, text: str, *, after: int) -> TokenIds:
+        return self.codec.encode_observation(text, after=after)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.codec.decode(ids)
@@ -171,10 +192,14 @@ class HFPolicy:
         return scorer.topk(contexts, completions, k=k, support=support)
 
     def step(self, samples: Sequence[TrainSample], *, refresh_teacher: bool | None = None) -> StepReport:
-        report = self.train_step(self._with_reference(samples))
+        before = self.version
+        report = learn(self.train_step, self._with_reference(samples), self.train_step.config.optimizer)
         if self.teacher.kind != "ema":
             return report
         due = refresh_teacher if report.applied else False
+        if due is None:
+            # Several updates at once may step over the multiple at which a refresh is due.
+            due = before // self.teacher.every != self.version // self.teacher.every
         refreshed = self._follow_all([due] * self.ranked.crew.size)[0]
         return report._replace(diagnostics={**report.diagnostics, "teacher/refreshed": float(refreshed)})
 

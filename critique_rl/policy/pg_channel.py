@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from critique_rl.config.loss import LossConfig
+from critique_rl.ops.covariance import kl_cov_penalty, unclipped_surrogate
 from critique_rl.ops.fused import HeadTerms
 from critique_rl.ops.penalties import EntropyWeight, adapt_entropy_weight, kl_penalty
 from critique_rl.ops.ratios import importance_ratios, policy_objective, sequence_mean_weights
@@ -35,10 +36,30 @@ class PgTokens(NamedTuple):
 def pg_terms(terms: HeadTerms, streams: Streams, loss: LossConfig, *, entropy_weight: float) -> Tensor:
     """-J + kl_weight * KL estimate - entropy_weight * H of each token; the two additions share J's weights."""
     logprobs_N = terms.logprobs_N
+    terms_N = _objective_terms(logprobs_N, streams, loss)
+    if loss.kl_weight > 0:
+        reference_N = streams.reference_N.to(logprobs_N.dtype)
+        terms_N = terms_N + loss.kl_weight * kl_penalty(logprobs_N, reference_N, kind=loss.kl_kind)
+    if entropy_weight > 0:
+        assert terms.entropy_N is not None
+        terms_N = terms_N - entropy_weight * terms.entropy_N
+    return terms_N
+
+
+def _objective_terms(logprobs_N: Tensor, streams: Streams, loss: LossConfig) -> Tensor:
+    """-J, without a clip under KL-Cov; 0 where Clip-Cov drops the token, which is counted all the same."""
+    behaviour_N = streams.behaviour_N.to(logprobs_N.dtype)
+    advantages_N = streams.advantages_N.to(logprobs_N.dtype)
+    if loss.kl_cov_share > 0:
+        terms_N = -unclipped_surrogate(logprobs_N, behaviour_N, advantages_N)
+        if streams.held_N is not None:
+            held_N = loss.kl_cov_weight * kl_cov_penalty(logprobs_N, behaviour_N)
+            terms_N = terms_N + torch.where(streams.held_N, held_N, torch.zeros_like(held_N))
+        return terms_N
     terms_N = -policy_objective(
         logprobs_N,
-        streams.behaviour_N.to(logprobs_N.dtype),
-        streams.advantages_N.to(logprobs_N.dtype),
+        behaviour_N,
+        advantages_N,
         streams.pg_N.to(logprobs_N.dtype),
         streams.lengths,
         objective=loss.objective,
@@ -47,12 +68,8 @@ def pg_terms(terms: HeadTerms, streams: Streams, loss: LossConfig, *, entropy_we
         dual_clip=loss.dual_clip,
         tis_cap=loss.tis_cap,
     )
-    if loss.kl_weight > 0:
-        reference_N = streams.reference_N.to(logprobs_N.dtype)
-        terms_N = terms_N + loss.kl_weight * kl_penalty(logprobs_N, reference_N, kind=loss.kl_kind)
-    if entropy_weight > 0:
-        assert terms.entropy_N is not None
-        terms_N = terms_N - entropy_weight * terms.entropy_N
+    if streams.dropped_N is not None:
+        terms_N = torch.where(streams.dropped_N, torch.zeros_like(terms_N), terms_N)
     return terms_N
 
 
@@ -88,6 +105,8 @@ def pg_tokens(terms: HeadTerms, streams: Streams, loss: LossConfig) -> PgTokens:
     )[on_N]
     lowest = 1 - loss.clip_low if loss.objective in ("clip", "gspo") else 0.0
     highest = (loss.tis_cap or math.inf) if loss.objective == "reinforce" else 1 + loss.clip_high
+    if loss.kl_cov_share > 0:
+        lowest, highest = 0.0, math.inf
     assert terms.entropy_N is not None
     kl = (terms.logprobs_N - streams.reference_N)[on_N].sum() if loss.kl_weight > 0 else ratio_N.new_zeros(())
     return PgTokens(

@@ -28,6 +28,7 @@ from critique_rl.policy.channels import Denominators, StepConfig, channel_sums, 
 from critique_rl.policy.crew import Crew
 from critique_rl.policy.head import ResponseHead
 from critique_rl.policy.joint_gradient import HeldGradients
+from critique_rl.policy.knobs import at_knobs
 from critique_rl.policy.optimizers import build_optimizer
 from critique_rl.policy.parts import Part, Penalties, Sums, part_of
 from critique_rl.policy.pg_channel import PgTokens, entropy_weight
@@ -35,9 +36,10 @@ from critique_rl.policy.separate_passes import DIRECTIVE_NORM, joined_gradient, 
 from critique_rl.policy.sharding import RankedHead
 from critique_rl.policy.shares import cut
 from critique_rl.policy.step_report import report_of, skipped
-from critique_rl.policy.streams import Streams, directives
+from critique_rl.policy.streams import Streams, active, directives
+from critique_rl.policy.token_choice import Chosen, Surveyed, choose_tokens
 from critique_rl.protocols import Skipped, StepReport
-from critique_rl.types import TrainSample
+from critique_rl.types import Knobs, TrainSample
 
 __all__ = ["Denominators", "StepConfig", "TwoChannelStep", "count_denominators"]
 
@@ -74,7 +76,8 @@ class TwoChannelStep:
         self.model = model
         self.head = head
         self.accelerator = accelerator
-        self.config = config
+        self.config = config  # as the knobs have turned it
+        self._run_config = config
         self.pad_id = pad_id
         self.layout: Layout = layout
         self.ranked = ranked or RankedHead(head, accelerator, Crew())
@@ -85,15 +88,25 @@ class TwoChannelStep:
         crew = self.ranked.crew
         self._sum_up = crew.duty("accumulate", self._accumulate_share)
         self._move = crew.duty("move", self._clip_and_move)
+        self._survey = crew.row_duty("survey", self._survey_share)
         self._held = HeldGradients(model.parameters, self.ranked)
 
     def build_optimizer(self) -> None:
         """Make the optimiser anew, without any state. Errors: ConfigError, MissingExtraError."""
         self.optimizer = build_optimizer(self.model.parameters(), self.config.optimizer, self.accelerator.device)
 
-    def __call__(self, samples: Sequence[TrainSample]) -> StepReport:
-        """Accumulate the gradient of all samples and apply it once; skip if nothing or nothing finite came out."""
-        report = self._gradient(samples)
+    def turn(self, knobs: Knobs) -> None:
+        """Take up what a guard of exploration has changed; on every rank alike."""
+        self.config = at_knobs(self._run_config, knobs)
+
+    def __call__(self, samples: Sequence[TrainSample], *, bonus: EntropyWeight | None = None) -> StepReport:
+        """Accumulate the gradient of all samples and apply it once; skip if nothing or nothing finite came out.
+
+        `bonus` is the entropy bonus of the whole batch where the samples are a part of it.
+        """
+        bonus = self.entropy_weight(samples) if bonus is None else bonus
+        chosen = self.choose(samples)
+        report = self._gradient(chosen.samples, bonus=bonus.applied)
         if report is None:
             return skipped(Skipped.NOTHING_TO_LEARN, "no sample carries a gradient")
         options = self.config.optimizer
@@ -102,28 +115,46 @@ class TwoChannelStep:
         if not _finite(report.loss, norm):
             told = f"the loss is {report.loss}, the gradient norm {norm}"
             return skipped(Skipped.NOT_FINITE, told, report=report, norm=norm)
-        self.entropy_coefficient = self._entropy_weight(samples).carried
-        return report._replace(grad_norm=norm, applied=True)
+        self.entropy_coefficient = bonus.carried
+        return report._replace(grad_norm=norm, applied=True, diagnostics={**report.diagnostics, **chosen.figures})
+
+    def choose(self, samples: Sequence[TrainSample]) -> Chosen:
+        """The samples with the tokens marked that [loss] singles out over the whole batch, if it does."""
+        if not self.config.loss.surveys:
+            return Chosen(list(samples), {})
+        places = [i for i, s in enumerate(samples) if active(s, s.pg_weight).any()]
+        rows = [samples[i] for i in places]
+        found = self._survey(None, rows, [len(s.prompt_ids) + len(s.completion_ids) for s in rows]) if rows else []
+        surveyed = dict(zip(places, found, strict=True))
+        return choose_tokens(samples, surveyed, self.config.loss, seed=self.steps_taken)
 
     def accumulate(
         self, samples: Sequence[TrainSample], *, max_tokens: int | None = None, fresh: bool = False
     ) -> StepReport | None:
         """Add the whole batch's gradient to `.grad` without stepping (`fresh`: from zero); None if no sample carries
         one."""
-        whole = part_of(samples, self._penalties(samples))
+        penalties = Penalties(self.config.loss.kl_weight, self.entropy_weight(samples).applied)
+        return self._accumulate(samples, penalties, max_tokens=max_tokens, fresh=fresh)
+
+    def _accumulate(
+        self, samples: Sequence[TrainSample], penalties: Penalties, *, max_tokens: int | None, fresh: bool
+    ) -> StepReport | None:
+        whole = part_of(samples, penalties)
         if not whole.rows:
             return None
         sums = self._sum_part(whole, samples, max_tokens=max_tokens, fresh=fresh)
         return report_of(sums, samples, whole.rows, self.config, bonus=whole.penalties.entropy)
 
-    def _gradient(self, samples: Sequence[TrainSample]) -> StepReport | None:
+    def _gradient(self, samples: Sequence[TrainSample], *, bonus: float | None = None) -> StepReport | None:
         """The gradient of the step in `.grad`, from one pass or, where gradients are joined, from several."""
         method, every, latest = self.config.gradient_combiner, self.config.conflict_every, self.conflict_measured_at
         due = every > 0 and (latest is None or self.steps_taken - latest >= every)
-        penalties, sum_part = self._penalties(samples), partial(self._sum_part, samples=samples, fresh=True)
+        bonus = self.entropy_weight(samples).applied if bonus is None else bonus
+        penalties = Penalties(self.config.loss.kl_weight, bonus)
+        sum_part = partial(self._sum_part, samples=samples, fresh=True)
         if method is None:
             found = measure_conflict(samples, penalties, held=self._held, sum_part=sum_part) if due else {}
-            report = self.accumulate(samples, fresh=True)
+            report = self._accumulate(samples, penalties, max_tokens=None, fresh=True)
         else:
             joined = joined_gradient(
                 samples,
@@ -155,13 +186,25 @@ class TwoChannelStep:
             [_Share([rows[i] for i in at], denominators, part.penalties, limit, fresh) for at in shares]
         )[0]
 
-    def _penalties(self, samples: Sequence[TrainSample]) -> Penalties:
-        return Penalties(self.config.loss.kl_weight, self._entropy_weight(samples).applied)
-
-    def _entropy_weight(self, samples: Sequence[TrainSample]) -> EntropyWeight:
+    def entropy_weight(self, samples: Sequence[TrainSample]) -> EntropyWeight:
+        """The weight of the entropy bonus that a batch asks for."""
         return entropy_weight(samples, self.config.loss, coefficient=self.entropy_coefficient)
 
     # -- what every rank does ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _survey_share(self, _: None, rows: list[TrainSample]) -> list[Surveyed]:
+        """What the policy says of the tokens before it learns from them."""
+        self.ranked.whole()
+        found: dict[int, Surveyed] = {}
+        for batch in self._micro_batches(rows, self.config.optimizer.micro_batch_tokens) if rows else ():
+            with self.accelerator.autocast():
+                terms = self.head(batch, temperature=self.config.temperature, entropy=True)
+            assert terms.entropy_N is not None
+            told = (part.to("cpu", torch.float64).split(batch.lengths) for part in (terms.logprobs_N, terms.entropy_N))
+            for i, logprobs_T, entropy_T in zip(batch.rows, *told, strict=True):
+                found[i] = Surveyed(logprobs_T.numpy(), entropy_T.numpy())
+        return [found[i] for i in range(len(rows))]
 
     def _accumulate_share(self, share: _Share) -> Sums:
         """The gradient of all ranks' rows, for every rank alike; a rank without rows still takes part."""

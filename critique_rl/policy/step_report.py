@@ -5,10 +5,12 @@ Owns: the names and meaning of its figures. Must not know: models, gradients, ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from critique_rl.policy.channels import StepConfig, count_denominators
 from critique_rl.policy.parts import Sums
+from critique_rl.policy.pg_channel import PgTokens
 from critique_rl.policy.streams import active
 from critique_rl.protocols import Skipped, StepReport
 from critique_rl.types import TrainSample
@@ -33,13 +35,22 @@ def report_of(
             "rows/trained": float(len(rows)),
             "tokens/distill": count_denominators(samples, config).distill,
             "tokens/imitate": float(sum(int(active(s, s.imitate_weight).sum()) for s in samples)),
-            "ratio/mean": seen.ratio_sum / seen.tokens if seen.tokens else 1.0,
-            "ratio/clip_fraction": seen.clipped / seen.tokens if seen.tokens else 0.0,
+            **_ratios(seen),
             **({"policy/entropy": seen.entropy_sum / seen.tokens} if seen.tokens else {}),
             **({"policy/kl": seen.kl_sum / seen.tokens} if seen.tokens and loss.kl_weight > 0 else {}),
             **({"policy/entropy_weight": bonus} if loss.entropy_target is not None else {}),
         },
     )
+
+
+def _ratios(seen: PgTokens) -> dict[str, float]:
+    """Of the policy-gradient channel; none where a token's behaviour log-prob is unknown, as a demonstration's is."""
+    if math.isnan(seen.ratio_sum):
+        return {}
+    return {
+        "ratio/mean": seen.ratio_sum / seen.tokens if seen.tokens else 1.0,
+        "ratio/clip_fraction": seen.clipped / seen.tokens if seen.tokens else 0.0,
+    }
 
 
 def skipped(why: Skipped, reason: str, *, report: StepReport | None = None, norm: float = 0.0) -> StepReport:

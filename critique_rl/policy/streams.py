@@ -36,6 +36,16 @@ class Streams:
                 for s, none in zip(rows, missing, strict=True)
             ]
         )
+        self.dropped_N = self._marks([s.dropped for s in rows], device)
+        self.held_N = self._marks([s.held for s in rows], device)
+
+    def _marks(self, marked: Sequence[Array | None], device: torch.device) -> torch.Tensor | None:
+        """Where a token is marked; None where none is."""
+        if all(marks is None for marks in marked):
+            return None
+        none = [np.zeros(length) for length in self.lengths]
+        found = [zero if marks is None else marks for marks, zero in zip(marked, none, strict=True)]
+        return torch.as_tensor(np.concatenate(found), device=device) > 0
 
 
 class Directives(NamedTuple):
@@ -82,7 +92,8 @@ def distilled(sample: TrainSample) -> Array:
 
 def carries_gradient(sample: TrainSample, *, regularised: bool = False) -> bool:
     """Whether any token of it can move the policy; under a KL or entropy term, one without an advantage can, too."""
-    if regularised and active(sample, sample.pg_weight).any():
+    on = active(sample, sample.pg_weight)
+    if (regularised and on.any()) or (sample.held is not None and (on * sample.held).any()):
         return True
     moved = (np.abs(sample.advantages) * (sample.pg_weight + sample.imitate_weight) * sample.loss_mask).any()
     return bool(moved or distilled(sample).any())

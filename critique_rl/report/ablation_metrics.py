@@ -6,14 +6,18 @@ know: arms, claims, pictures.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from critique_rl.config.ablation import POOLED
-from critique_rl.stats.intervals import mean_interval
+from critique_rl.stats.intervals import mean_interval, wilson_interval
 
 Json = dict[str, object]
+WITH_SKILLS = "with_skills"
+"""Success with skills in the prompt; of a run that has no skills, its success."""
 POOLED_FIGURES = "pooled"
 """The key of a run under which figures of all classes' answers together stand, by metric."""
 
@@ -24,6 +28,18 @@ class Figure(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+
+
+def last_monitored(directory: Path) -> dict[str, float]:
+    """The last value of each figure of the monitors that a run wrote down, by its name; none if nothing watched."""
+    found: dict[str, float] = {}
+    path = directory / "metrics.jsonl"
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = cast("Mapping[str, object]", json.loads(line)).items()
+                found |= {k: float(v) for k, v in row if k.startswith("monitor/") and isinstance(v, int | float)}
+    return found
 
 
 def ends_of(run: Json, classes: Sequence[str]) -> dict[str, Json]:
@@ -40,12 +56,20 @@ def figures_of(end: Json) -> dict[str, Figure]:
     """Every metric of one class, by name."""
     rates = cast("Mapping[str, Mapping[str, float]]", end.get("rates", {}))
     stated = cast("Mapping[str, float]", end.get("calibration", {}))
+    measured = cast("Mapping[str, float]", end.get("measured", {}))
     further = cast("Mapping[str, float]", end.get(POOLED_FIGURES, {}))
     return {
+        **{name: Figure(value) for name, value in measured.items()},
         **{name: Figure(rate["value"], rate["low"], rate["high"]) for name, rate in rates.items()},
         **{f"confidence/{name}": Figure(value) for name, value in stated.items()},
         **{name: Figure(value) for name, value in further.items()},
     }
+
+
+def own_success(end: Json) -> Figure:
+    """What a run without a memory reaches with all the skills that it has."""
+    successes, trials = cast(int, end["successes"]), cast(int, end["trials"])
+    return Figure(successes / trials, *wilson_interval(successes, trials))
 
 
 def over_seeds(found: Sequence[Figure | None]) -> Json:
@@ -88,7 +112,16 @@ def _pooled(ends: Sequence[Json], figures: Json) -> Json:
         "successes": sum(cast(int, end["successes"]) for end in ends),
         "trials": sum(trials),
         "rates": {name: _pooled_rate([of_class[name] for of_class in rates], shares) for name in shared},
+        **({"measured": means} if (means := _pooled_means(ends, shares)) else {}),
         POOLED_FIGURES: figures,
+    }
+
+
+def _pooled_means(ends: Sequence[Json], shares: Sequence[float]) -> dict[str, float]:
+    of_classes = [cast("Mapping[str, float]", end.get("measured", {})) for end in ends]
+    shared = [name for name in of_classes[0] if all(name in measured for measured in of_classes)]
+    return {
+        name: sum(share * measured[name] for share, measured in zip(shares, of_classes, strict=True)) for name in shared
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from critique_rl.config.ablation import SUCCESS, ClaimConfig
-from critique_rl.report.ablation_metrics import ends_of, figures_of, over_seeds
+from critique_rl.report.ablation_metrics import WITH_SKILLS, ends_of, figures_of, over_seeds, own_success
 from critique_rl.report.course import Course, curve_of, floor_of
 from critique_rl.stats.intervals import seeds_interval
 
@@ -56,6 +56,9 @@ def rows_of(
 
 def _metrics(ends: Sequence[Json], columns: Sequence[str]) -> Json:
     figures = [figures_of(end) for end in ends]
+    for found, end in zip(figures, ends, strict=True):
+        if WITH_SKILLS in columns:
+            found.setdefault(WITH_SKILLS, own_success(end))
     return {name: over_seeds([found.get(name) for found in figures]) for name in columns}
 
 

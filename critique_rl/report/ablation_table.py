@@ -63,7 +63,7 @@ def _interval(row: Json, told: Callable[[object], str]) -> str:
 
 def _metric(row: Json, name: str) -> str:
     found = cast("Mapping[str, Json]", row.get("metrics", {})).get(name)
-    is_rate = not name.startswith(("confidence/", "utility@"))
+    is_rate = not name.startswith(("confidence/", "utility@", "context_tokens"))
     return "-" if found is None else _interval(found, _percent if is_rate else _number)
 
 

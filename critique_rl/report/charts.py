@@ -62,7 +62,8 @@ def curve_svg(panel: Panel, *, name: str, moments: bool = True) -> Markup:
             if moments:
                 _draw_moments(figure, axes, curve)
         _finish(axes, panel.x_label)
-        axes.set_ylim(-0.04, 1.04)
+        lowest = min((y for curve in panel.curves for _, y in curve.training), default=0.0)
+        axes.set_ylim(min(0.0, lowest) - 0.04, 1.04)  # below 0 where a reward takes off for a bad form
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         return _svg(figure, name, f"Success on {panel.kind or 'all'} tasks by {panel.x_label}")
 

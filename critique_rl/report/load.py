@@ -19,7 +19,7 @@ from critique_rl.errors import DataError
 from critique_rl.report.records import Event, Row, Sample, Summary
 
 ARM_COLOURS = 6
-CONFIGS = ("config.toml", "config.json")
+CONFIGS = ("config.toml", "config.json", "stages.json")
 _LABELS = {
     "grpo": "scalar GRPO",
     "scalar_grpo": "scalar GRPO",
@@ -32,6 +32,7 @@ _LABELS = {
     "directive_distillation": "directive distillation",
     "two_channel": "both channels",
     "self_imitation": "shaping on own successes",
+    "sft": "fine-tuning on demonstrations",
 }
 R = TypeVar("R", bound=Row)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from critique_rl.stats.calibration import ece, fit_platt
+from critique_rl.stats.calibration import fit_platt
+from critique_rl.stats.calibration_error import ece
 from critique_rl.stats.discrimination import auroc
 from critique_rl.stats.intervals import rate_difference_interval, wilson_interval
 from critique_rl.types import CriticOutcome, Critique

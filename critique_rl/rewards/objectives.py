@@ -106,19 +106,19 @@ def _measure(name: str, kind: kinds.ObjectiveConfig, reward: Reward) -> Measure:
             return lambda group, i: group.scores[i].reward
         case kinds.RewardObjectiveConfig():
             return lambda group, i: _judged(
-                reward.score(replace(group.task, verifier=kind.reward), group.rollouts[i].text)
+                reward.score(replace(group.task, verifier=kind.reward), group.rollouts[i].answer_text)
             )
         case kinds.LengthObjectiveConfig():
-            return lambda group, i: _short(len(group.rollouts[i].completion_ids), kind)
+            return lambda group, i: _short(group.rollouts[i].own_tokens, kind)
         case kinds.ConfidenceObjectiveConfig():
             return lambda group, i: group.scores[i].objectives.get(OBJECTIVE)
         case kinds.CriticObjectiveConfig():
             return lambda group, i: _criticised(group.critiques.get(group.rollouts[i].id), kind.criterion)
         case kinds.PayoffObjectiveConfig():
-            return lambda group, i: _paid(group.scores[i], group.rollouts[i].text, kind)
+            return lambda group, i: _paid(group.scores[i], group.rollouts[i].answer_text, kind)
         case kinds.PythonObjectiveConfig():
             function = _load(kind.function, where=f"objectives.of.{name}.function")
-            return lambda group, i: function(group.task, group.rollouts[i].text)
+            return lambda group, i: function(group.task, group.rollouts[i].answer_text)
         case _:
             assert_never(kind)
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from critique_rl.config.replay import REPLAY
 from critique_rl.errors import CheckpointError
 from critique_rl.schedule.restoring import restored
-from critique_rl.types import CriticOutcome, Critique, Directive, Refinement, Rollout, Score, Task, TokenIds
+from critique_rl.types import CriticOutcome, Critique, Directive, Refinement, Rollout, Score, Task, TokenIds, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +35,15 @@ class StoredAttempt:
     completion_ids: tuple[int, ...]
     guided_logprobs: tuple[float, ...]
     bare_logprobs: tuple[float, ...]
+    policy_mask: tuple[bool, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def mean_bare_logprob(self) -> float:
-        return sum(self.bare_logprobs) / len(self.bare_logprobs)
+        """Over what the policy wrote itself."""
+        own = self.policy_mask or (True,) * len(self.bare_logprobs)
+        kept = [logprob for logprob, is_own in zip(self.bare_logprobs, own, strict=True) if is_own]
+        return sum(kept) / len(kept)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +98,8 @@ class Replay:
             completion_ids=rollout.completion_ids,
             guided_logprobs=rollout.behaviour_logprobs,
             bare_logprobs=refinement.bare_logprobs,
+            policy_mask=rollout.policy_mask,
+            turns=rollout.turns,
         )
         known = self._of(task.id)
         self._state.attempts[task.id] = [k for k in known if k.completion_ids != stored.completion_ids] + [stored]
@@ -125,6 +132,8 @@ class Replay:
                 text=best.text,
                 finished=best.finished,
                 policy_version=best.policy_version,
+                policy_mask=best.policy_mask,
+                turns=best.turns,
             ),
             score=Score(reward=1.0, detail="verified when it was stored"),
             bare_logprobs=best.bare_logprobs,

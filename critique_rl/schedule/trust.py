@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from critique_rl.config.trust import TrustConfig
 from critique_rl.schedule.restoring import restored
-from critique_rl.stats.calibration import Calibrator, ece, fit_isotonic, fit_platt
+from critique_rl.stats.calibration import Calibrator, fit_isotonic, fit_platt
+from critique_rl.stats.calibration_error import ece
 from critique_rl.stats.discrimination import auroc
 from critique_rl.stats.intervals import Interval, rate_difference_interval
 

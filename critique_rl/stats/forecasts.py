@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from critique_rl.stats.calibration import CLIP, LEAST_DISTINCT, LEAST_STD, brier, confidence_collapse, ece
+from critique_rl.stats.calibration import CLIP
+from critique_rl.stats.calibration_error import LEAST_DISTINCT, LEAST_STD, brier, confidence_collapse, ece
 from critique_rl.stats.discrimination import auroc
 
 Array = NDArray[np.float64]

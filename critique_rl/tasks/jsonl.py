@@ -50,6 +50,10 @@ class JsonlTasks:
         """`size` different training tasks; a pure function of (seed, step, size)."""
         return epoch_batch(self._train, step, size, seed=seed)
 
+    def training(self) -> Sequence[Task]:
+        """Every task that is trained on."""
+        return self._train
+
     def held_out(self) -> Sequence[Task]:
         """The rows kept for evaluation, in file order."""
         return self._held_out

@@ -64,6 +64,10 @@ class ReasoningGymTasks:
         """`size` different training tasks; a pure function of (seed, step, size)."""
         return epoch_batch(self._train, step, size, seed=seed)
 
+    def training(self) -> Sequence[Task]:
+        """Every task that is trained on."""
+        return self._train
+
     def held_out(self) -> Sequence[Task]:
         """The problems kept for evaluation."""
         return self._held_out

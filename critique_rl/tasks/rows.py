@@ -13,7 +13,7 @@ from typing import cast
 from critique_rl.errors import DataError
 from critique_rl.types import Message, Task
 
-KEYS = ("id", "prompt", "messages", "answer", "verifier", "kind", "metadata")
+KEYS = ("id", "prompt", "messages", "answer", "verifier", "kind", "steps", "titles", "metadata")
 ROLES = ("system", "user", "assistant")
 EXAMPLE = '{"prompt": "What is 2 + 2?", "answer": "4"}'
 
@@ -57,7 +57,7 @@ def parse_row(line: bytes, where: str, *, default_id: str, verifier: str, system
         answer=_answer(row, where),
         verifier=_text(row, "verifier", where, verifier),
         kind=_text(row, "kind", where, ""),
-        metadata=_metadata(row, where),
+        metadata=_metadata(row, where) | _worked(row, where),
     )
 
 
@@ -100,6 +100,28 @@ def _metadata(row: Mapping[str, object], where: str) -> dict[str, str]:
         if not isinstance(item, str):
             raise DataError(f"{where}: metadata.{key} is {_named(item)}; wanted a text")
     return {key: str(item) for key, item in items}
+
+
+def _worked(row: Mapping[str, object], where: str) -> dict[str, str]:
+    """The steps of a worked solution and their titles, as JSON lists; the solution is the steps in a row."""
+    found: dict[str, str] = {}
+    for key in ("steps", "titles"):
+        if key not in row:
+            continue
+        value = row[key]
+        texts = cast("list[object]", value) if isinstance(value, list) else []
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise DataError(f"{where}: {key} is {_named(value)}; wanted a list of texts that are not empty")
+        found[key] = json.dumps(texts, ensure_ascii=False)
+        if key == "steps":
+            found["solution"] = "".join(cast("list[str]", texts))
+        elif "steps" not in row:
+            raise DataError(f"{where}: titles came without steps; add the steps that they are titles of")
+    stated = _metadata(row, where)
+    twice = sorted(set(found) & set(stated))
+    if twice and found[twice[0]] != stated[twice[0]]:
+        raise DataError(f"{where}: metadata.{twice[0]} differs from what steps say; remove it")
+    return found
 
 
 def _messages(row: Mapping[str, object], where: str, system: str) -> tuple[Message, ...]:

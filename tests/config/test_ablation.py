@@ -46,6 +46,12 @@ def test_answers_are_needed_where_classes_cannot_be_added_up(changes: Mapping[st
     assert ablation(**changes).needs_answers is needed
 
 
+def test_figures_of_monitors_are_columns_of_all_classes_together() -> None:
+    name = "monitor/probe/format/share/equals"
+    assert ablation(columns=[name], classes=["all"]).needs_monitors
+    assert not ablation(columns=["pass@4"], classes=["all"]).needs_monitors
+
+
 @pytest.mark.parametrize(
     "name", ["pass@1", "pass^64", "majority_vote", "confidence/ece_equal_mass", "confidence/auroc"]
 )
@@ -63,6 +69,8 @@ def test_what_an_evaluation_measures_is_a_column(name: str) -> None:
         ({"columns": ["utility@5"], "classes": ["all"], "decisions": DECISIONS}, "utility@1, utility@4.5"),
         ({"columns": ["pass@4", "pass@4"]}, "one stands there twice"),
         ({"classes": ["all", "all"]}, "one stands there twice"),
+        ({"columns": ["monitor/probe/format/entropy"]}, 'figures of monitors are shown for class "all" only'),
+        ({"columns": ["monitor/train/entropy"], "classes": ["all"]}, "nothing that is measured"),
         ({"columns": ["utility@1"], "decisions": DECISIONS}, 'add "all" to classes'),
         ({"columns": ["pass@4"], "classes": ["all"], "decisions": DECISIONS}, "a metric such as 'coverage@1'"),
         ({"claims": [{**CLAIM, "metric": "pass@4", "above": ["a"]}]}, "not one of columns; add it there"),

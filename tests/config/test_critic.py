@@ -16,6 +16,7 @@ RULE = {"criterion": "form", "pattern": "x", "directive": "Write x."}
     [
         {"kind": "none"},
         {"kind": "lab_rules"},
+        {"kind": "lab_school_rules", "lies": 0.1},
         {"kind": "rules", "rules": [RULE]},
         {"kind": "openai", "model": "m", "base_url": "http://localhost:1/v1"},
         {"kind": "litellm", "model": "anthropic/x"},

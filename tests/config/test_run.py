@@ -66,6 +66,7 @@ PRESETS = {
     "cispo": ("cispo", 0.2, 4.0, "tokens"),
     "rloo": ("reinforce", 0.2, 0.2, "constant"),
     "weighted_reinforce": ("clip", 0.2, 0.2, "tokens"),
+    "sft": ("reinforce", 0.2, 0.2, "tokens"),
 }
 
 

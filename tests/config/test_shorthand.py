@@ -21,6 +21,7 @@ SECTION: TypeAdapter[CriticConfig] = TypeAdapter(Annotated[CriticConfig, BeforeV
         ("none", {"kind": "none"}),
         (" policy ", {"kind": "policy"}),
         ("lab_rules", {"kind": "lab_rules"}),
+        ("lab_school_rules", {"kind": "lab_school_rules"}),
         ("anthropic/claude-x", {"kind": "litellm", "model": "anthropic/claude-x"}),
         ("openai/gpt-x", {"kind": "litellm", "model": "openai/gpt-x"}),
         ("vertex_ai/google/gemini@001", {"kind": "litellm", "model": "vertex_ai/google/gemini@001"}),

@@ -156,7 +156,7 @@ def test_an_unverified_attempt_contradicts_no_verdict_and_shows_no_answer_unaske
         ({"messages": [{"role": "user", "content": "x"}]}, "got both"),
         ({"question": None, "messages": [{"role": "assistant", "content": "x"}]}, "last is a user turn"),
         ({"question": None, "messages": [{"role": "boss", "content": "x"}]}, "messages[0].role"),
-        ({"reward": 1.5}, "reward is 1.5; wanted a number from 0 to 1"),
+        ({"reward": 1.5}, "reward is 1.5; wanted a number from -1 to 1"),
         ({"reward": True}, "reward is true"),
         ({"reward": float("nan")}, "reward is NaN"),
         ({"status": "ok"}, "because the row has status"),

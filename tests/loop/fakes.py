@@ -18,6 +18,7 @@ from critique_rl.types import (
     Directive,
     Evaluative,
     Group,
+    Knobs,
     Message,
     Rollout,
     Score,
@@ -53,6 +54,7 @@ class CharPolicy:
         self.scored: list[tuple[str, str]] = []
         self.topk_calls: list[tuple[str, list[str], list[str], bool]] = []
         self.trained: list[list[TrainSample]] = []
+        self.knobs: list[Knobs] = []
 
     def encode(self, messages: Sequence[Message]) -> TokenIds:
         return encode("\n".join(f"{m.role}: {m.content}" for m in messages))
@@ -96,6 +98,9 @@ class CharPolicy:
         self.version += 1
         self.trained.append(list(samples))
         return StepReport(1.0, 1.0, 0.0, 0.0, 0.5, 8, True, "", {})
+
+    def set_knobs(self, knobs: Knobs) -> None:
+        self.knobs.append(knobs)
 
     def save(self, directory: Path) -> None:
         (directory / "weights.txt").write_text(str(self.version))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from critique_rl.report.ablation_metrics import Figure, ends_of, figures_of, over_seeds
+from critique_rl.report.ablation_metrics import Figure, ends_of, figures_of, last_monitored, over_seeds
 
 Json = dict[str, object]
 
@@ -53,6 +54,17 @@ def test_a_class_that_is_called_all_is_pooled_with_itself() -> None:
     assert (found["successes"], found["trials"]) == (3, 4)
     assert figures_of(found)["pass@2"] == pytest.approx((0.9, 0.8, 1.0))
     assert ends_of({"end": {}}, ["all"]) == {}
+
+
+def test_the_last_figure_of_each_monitor_counts(tmp_path: Path) -> None:
+    assert last_monitored(tmp_path) == {}
+    lines = [
+        '{"step": 1, "monitor/probe/format/entropy": 0.9, "monitor/batch/turns": 1, "loss": 2.0}',
+        '{"step": 2, "monitor/probe/format/entropy": 0.4, "monitor/probe/note": "x"}',
+        '{"step": 3, "loss": 1.0}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert last_monitored(tmp_path) == {"monitor/probe/format/entropy": 0.4, "monitor/batch/turns": 1.0}
 
 
 def test_figures_have_the_names_of_columns() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from critique_rl.errors import CheckpointError
 from critique_rl.schedule.replay import Replay
-from critique_rl.types import CriticOutcome, Critique, Directive, Message, Refinement, Rollout, Score, Task
+from critique_rl.types import CriticOutcome, Critique, Directive, Message, Refinement, Rollout, Score, Task, Turn
 
 
 def task(name: str) -> Task:
@@ -177,3 +178,20 @@ def test_the_state_travels_in_checkpoints() -> None:
     with pytest.raises(CheckpointError, match="attempts of 2 tasks came with 0 tasks"):
         resumed.load_state_dict({"attempts": replay.state_dict()["attempts"]})
     assert resumed.state_dict() == replay.state_dict()
+
+
+def test_an_episode_comes_back_with_its_mask_and_turns_also_from_a_checkpoint() -> None:
+    turns = (Turn(start=0, end=1, text="a", action="search", argument="a", observation="b", documents=("d",)),)
+    refinement = second("x", 1, 2, 3, bare_logprobs=(-1.0, -9.0, -2.0))
+    mask = (True, False, True)
+    episode = replace(refinement, rollout=replace(refinement.rollout, policy_mask=mask, turns=turns))
+    replay = memory()
+    replay.note(task("t"), episode, step=1)
+    # the tool's -9 does not count: -1.5 is likelier than the -2 of a later one
+    replay.note(task("t"), second("y", 4, bare=-2.0), step=2)
+    fresh = memory()
+    fresh.load_state_dict(json.loads(json.dumps(replay.state_dict())))
+    found = fresh.recall("t", step=3)
+    assert found is not None
+    assert (found.rollout.policy_mask, found.rollout.turns) == (mask, turns)
+    assert found.own_bare_logprobs == (-1.0, -2.0)

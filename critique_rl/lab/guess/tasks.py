@@ -60,6 +60,10 @@ class GuessTasks:
             *_slice_of_epoch(self.guessed, step, size - known, key="train_guessed", seed=seed),
         ]
 
+    def training(self) -> Sequence[Task]:
+        """Both pools; one that no batch draws from is left out."""
+        return (*(self.known if self.known_share > 0 else ()), *(self.guessed if self.known_share < 1 else ()))
+
     def held_out(self) -> Sequence[Task]:
         """Evaluation tasks, by rising n: none is in the pool or in the policy's build data."""
         return self._held_out

@@ -11,7 +11,7 @@ from critique_rl.lab.guess.packaged import guess_policy_dir
 from critique_rl.lab.guess.problems import GuessProblem, select_guesses
 from critique_rl.lab.measure import LabPolicy, load_lab_policy, sample
 from critique_rl.lab.packaged import lab_facts
-from critique_rl.stats.calibration import ece
+from critique_rl.stats.calibration_error import ece
 
 KNOWN = GuessProblem.parse("7+2[1]=")  # 28
 THREE = GuessProblem.parse("7+2[026]=")  # 27 is the drawn one
