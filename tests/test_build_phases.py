@@ -46,7 +46,10 @@ def test_phrases_of_its_own_are_mined_in_the_run() -> None:
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_behaviour, "find_spec", lambda _: None)
+    def missing(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(build_behaviour, "find_spec", missing)
     with pytest.raises(MissingExtraError, match=r"critique-rl\[text\]"):
         built()
     assert built(grams=["let me"]).grams is not None
