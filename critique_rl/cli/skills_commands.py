@@ -42,10 +42,9 @@ def handle(known: argparse.Namespace) -> int:
 def _counted(bank: Bank) -> str:
     general = sum(skill.scope == "general" for skill in bank.active)
     kinds = {skill.category for skill in bank.active if skill.scope == "task"}
-    return (
-        f"version {bank.version}: {general} general skills, {len(bank.active) - general} for {len(kinds)} kinds of task, "
-        f"{len(bank.skills) - len(bank.active)} retired"
-    )
+    of_tasks, retired = len(bank.active) - general, len(bank.skills) - len(bank.active)
+    kinds_told = f"{of_tasks} for {len(kinds)} kinds of task"
+    return f"version {bank.version}: {general} general skills, {kinds_told}, {retired} retired"
 
 
 def _show(bank: Bank, *, retired: bool) -> None:

@@ -19,7 +19,7 @@ _ARMS = ("#1f5fbf", "#c2410c", "#15803d", "#7e22ce", "#be185d", "#0e7490", "#4d7
 _DASHES = ("-", "--", "-.", ":")
 _PANELS_ACROSS = 4
 _NO_SHARES = ("confidence/", "utility@")
-"""Metrics whose panels choose their own range."""
+"""Metrics whose panels choose their own range, as those with a value outside [0, 1] do."""
 _FROM_0 = ("confidence/ece", "confidence/brier")
 """Of these, those whose range begins at 0: what is a third there shall look like a third."""
 
@@ -46,18 +46,20 @@ def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path
         panel.set_visible(False)
     for panel, (kind, column) in zip(axes.flat, panels, strict=False):
         panel.set_title(kind if column is None else f"{kind}: {column}", fontsize=10, color=_INK, loc="left")
+        drawn: list[float] = []
         for row in (row for row in table if row["class"] == kind):
             if column is None:
                 shown = {**row, "values": row["rates"]}
             else:
                 shown = cast("Mapping[str, Mapping[str, object]]", row.get("metrics", {})).get(column, {})
-            _draw_arm(panel, arms.index(cast(str, row["arm"])), shown, reference=row["arm"] == reference)
+            drawn += _draw_arm(panel, arms.index(cast(str, row["arm"])), shown, reference=row["arm"] == reference)
         panel.set_ylim(len(arms) - 0.5, -0.5)
         panel.set_yticks(range(len(arms)), arms)
-        if column is None or not column.startswith(_NO_SHARES):
+        shares = column is None or not column.startswith(_NO_SHARES)
+        if shares and all(0 <= value <= 1 for value in drawn):
             panel.set_xlim(-0.02, 1.02)
             panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        elif column.startswith(_FROM_0):
+        elif column is not None and (shares or column.startswith(_FROM_0)) and min(drawn, default=0.0) >= 0:
             panel.set_xlim(left=0.0)
         _quiet(panel, grid="x")
     for label in (label for row in axes for label in row[0].get_yticklabels()):
@@ -67,7 +69,8 @@ def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path
     figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
 
 
-def _draw_arm(panel: Axes, y: int, shown: Mapping[str, object], *, reference: bool) -> None:
+def _draw_arm(panel: Axes, y: int, shown: Mapping[str, object], *, reference: bool) -> list[float]:
+    """Draws one arm's row of a panel; returns the numbers in it."""
     colour = _REFERENCE if reference else _ARM
     mean, low, high = (cast("float | None", shown.get(key)) for key in ("mean", "low", "high"))
     if low is not None and high is not None:
@@ -78,6 +81,7 @@ def _draw_arm(panel: Axes, y: int, shown: Mapping[str, object], *, reference: bo
     panel.plot(values, [y + 0.26] * len(values), "|", color=_MUTED, markersize=4, zorder=2)
     if mean is not None:
         panel.plot([mean], [y], "o", color=colour, markersize=6, zorder=3)
+    return [*values, *(end for end in (low, mean, high) if end is not None)]
 
 
 def draw_curves(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:
