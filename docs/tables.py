@@ -3,7 +3,8 @@
 A page holds `<!-- KIND: NAME.json -->` ... `<!-- end of KIND -->` with a kind of `KINDS`; what stands between is
 replaced. A house test checks that nothing there was typed in by hand. `<!-- lab -->` does the same for LAB.json,
 and `<!-- lab_guess -->` and `<!-- lab_school -->` for those of the other two worlds.
-`<!-- ablation: NAME.json floor -->` has more columns: floors, entropy and trips of runs that were evaluated on the way.
+`<!-- figures: NAME.json whole -->` gives rows their whole names; `<!-- ablation: NAME.json floor -->` has more columns:
+floors, entropy and trips of runs that were evaluated on the way.
 """
 
 from __future__ import annotations
@@ -219,13 +220,13 @@ def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
     return f"| {arm} | {kind} | {seeds} | {pooled.low:.1%} to {pooled.high:.1%} | {counts} |"
 
 
-def figures(name: str) -> str:
-    """Every row of a benchmark, with its target."""
+def figures(name: str, *, whole: bool = False) -> str:
+    """Every row of a benchmark, with its target; `whole`: under all of its name."""
     run = _run(name)
     lines = ["| | value | target | |", "| --- | --- | --- | --- |"]
     for row in run["rows"]:
         held = {None: "", True: "holds", False: "MISSED"}[row["holds"]]
-        what = row["name"].split("/")[-1].replace("_", " ")
+        what = (row["name"].split("/")[-1] if not whole else row["name"].replace("/", ", ")).replace("_", " ")
         lines.append(f"| {what} ({row['unit']}) | {_given(row['value'], ',.6g')} | {row['target'] or ''} | {held} |")
     made = f"`{run['command']}`, {run['device']}, {run['wall_time_s'] / 60:.0f} min, commit {run['commit']}"
     return "\n".join([*lines, "", f"Made by {made} ([{name}](docs/results/{name})).", ""])
@@ -251,7 +252,10 @@ KINDS: dict[str, Callable[[str], str]] = {
     "trust": trust,
     "ablation": ablation,
 }
-OPTIONS: dict[tuple[str, str], Callable[[str], str]] = {("ablation", "floor"): partial(ablation, floors=True)}
+OPTIONS: dict[tuple[str, str], Callable[[str], str]] = {
+    ("ablation", "floor"): partial(ablation, floors=True),
+    ("figures", "whole"): partial(figures, whole=True),
+}
 
 
 def render(page: Path) -> str:

@@ -14,14 +14,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
+from critique_rl.report.ablation_metrics import NO_RATES
+
 _INK, _MUTED, _LINE, _ARM, _REFERENCE = "#1d2330", "#5b6472", "#d7dbe2", "#1f5fbf", "#8a5a00"
 _ARMS = ("#1f5fbf", "#c2410c", "#15803d", "#7e22ce", "#be185d", "#0e7490", "#4d7c0f")
 _DASHES = ("-", "--", "-.", ":")
 _PANELS_ACROSS = 4
-_NO_SHARES = ("confidence/", "utility@")
-"""Metrics whose panels choose their own range, as those with a value outside [0, 1] do."""
-_FROM_0 = ("confidence/ece", "confidence/brier")
-"""Of these, those whose range begins at 0: what is a third there shall look like a third."""
+_FROM_0 = ("confidence/ece", "confidence/brier", "context_tokens", "monitor/")
+"""Of the metrics that are no rates, those whose range begins at 0: what is a third there shall look like a third."""
 
 
 def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path: Path) -> None:
@@ -55,11 +55,10 @@ def draw_ablation(table: Sequence[Mapping[str, object]], *, reference: str, path
             drawn += _draw_arm(panel, arms.index(cast(str, row["arm"])), shown, reference=row["arm"] == reference)
         panel.set_ylim(len(arms) - 0.5, -0.5)
         panel.set_yticks(range(len(arms)), arms)
-        shares = column is None or not column.startswith(_NO_SHARES)
-        if shares and all(0 <= value <= 1 for value in drawn):
+        if column is None or not column.startswith(NO_RATES):
             panel.set_xlim(-0.02, 1.02)
             panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        elif column is not None and (shares or column.startswith(_FROM_0)) and min(drawn, default=0.0) >= 0:
+        elif column.startswith(_FROM_0) and min(drawn, default=0.0) >= 0:
             panel.set_xlim(left=0.0)
         _quiet(panel, grid="x")
     for label in (label for row in axes for label in row[0].get_yticklabels()):

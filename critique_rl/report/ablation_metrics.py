@@ -18,6 +18,8 @@ from critique_rl.stats.intervals import mean_interval, wilson_interval
 Json = dict[str, object]
 WITH_SKILLS = "with_skills"
 """Success with skills in the prompt; of a run that has no skills, its success."""
+NO_RATES = ("confidence/", "utility@", "context_tokens", "monitor/")
+"""How the names of metrics begin that are numbers, and no shares of tasks to be told in percent."""
 POOLED_FIGURES = "pooled"
 """The key of a run under which figures of all classes' answers together stand, by metric."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from critique_rl.report.ablation_metrics import NO_RATES
+
 Json = Mapping[str, object]
 _VERDICTS = {True: "holds", False: "**fails**", None: "not measured"}
 FLOOR_CAPTION = (
@@ -63,8 +65,7 @@ def _interval(row: Json, told: Callable[[object], str]) -> str:
 
 def _metric(row: Json, name: str) -> str:
     found = cast("Mapping[str, Json]", row.get("metrics", {})).get(name)
-    is_rate = not name.startswith(("confidence/", "utility@", "context_tokens"))
-    return "-" if found is None else _interval(found, _percent if is_rate else _number)
+    return "-" if found is None else _interval(found, _number if name.startswith(NO_RATES) else _percent)
 
 
 def _percent(value: object) -> str:

@@ -32,13 +32,13 @@ def draw_staged(arms: Sequence[tuple[str, Forecast, Matrix]], *, tasks: Sequence
         order = list(forecast.order)
         predicted, errors = 100 * forecast.final[order], 200 * forecast.se[order]
         panel.errorbar(
-            predicted, places, xerr=errors, fmt="o", color=_GUESS, mfc="white", markersize=7, label="predicted"
+            predicted, places, xerr=errors, fmt="o", color=_GUESS, mfc="none", markersize=7, label="predicted"
         )
         panel.plot(100 * realised, places, "o", color=_FOUND, markersize=4, label="realised")
         panel.set_title(arm, fontsize=9, color=_INK, loc="left")
         panel.set_yticks(places, [tasks[j] for j in order])
         panel.set_ylim(len(order) - 0.5, -0.5)
-        panel.set_xlim(-3, 103)
+        panel.set_xlim(-3, max(103.0, float((predicted + errors).max()) + 3))  # the sum of effects may pass 100 %
         panel.set_xlabel("success at the end, %", fontsize=8, color=_MUTED)
         panel.tick_params(colors=_MUTED, labelsize=8, length=0)
         panel.grid(axis="x", color=_LINE, linewidth=0.6)
