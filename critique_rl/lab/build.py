@@ -10,33 +10,28 @@ Shape suffixes: B sequences, T tokens, A answer tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from critique_rl.errors import ConfigError
 from critique_rl.lab.corpus import Corpus, Example
 from critique_rl.lab.measure import LabPolicy, Measurement, Rate, measure
 from critique_rl.lab.problems import select_problems
+from critique_rl.lab.training import Progress, byte_level_tokenizer, fit, new_llama, one_thread
 
 STEPS = 2400
 PLAIN_BATCH = 64
 CONTEXT_BATCH = 32
 PEAK_LEARNING_RATE = 1e-3
-WARMUP_STEPS = 100
 VOCABULARY_SIZE = 512
 # After training, all logits are multiplied by this: the habits become sharper than a few minutes of training make them.
 SHARPNESS = 1.6
-PAD, EOS = "<pad>", "<eos>"
-
-Progress = Callable[[int, int, float], None]
 
 
 def build_policy(
@@ -86,38 +81,20 @@ def facts_of(policy: LabPolicy, measured: Mapping[str, object]) -> dict[str, obj
 
 def train_policy(*, seed: int, steps: int, digits: int = 2, progress: Progress | None = None) -> LabPolicy:
     """The starting policy in memory: tokenizer, model, `steps` steps, sharpened."""
-    if steps < 1:
-        raise ConfigError(f"steps: came {steps}, wanted at least 1")
     corpus = Corpus(digits=digits, seed=seed)
     tokenizer = build_tokenizer(corpus.contexts(2000))
     policy = LabPolicy(new_model(tokenizer, seed=seed), tokenizer)
-    _train(policy, corpus, steps=steps, progress=progress)
+    losses = partial(_losses, policy, corpus)
+    fit(policy, losses, learning_rate=PEAK_LEARNING_RATE, steps=steps, progress=progress)
+    with torch.no_grad():
+        policy.model.model.norm.weight.mul_(SHARPNESS)
     return policy
 
 
 def build_tokenizer(examples: Sequence[Example]) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the lab's own words: any text encodes, a digit is always one token, nothing is added."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
-        special_tokens=[PAD, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator((e.prompt for e in examples), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token=PAD,
-        eos_token=EOS,
-        padding_side="left",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    splits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    return byte_level_tokenizer((e.prompt for e in examples), splits=splits, vocabulary_size=VOCABULARY_SIZE)
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
@@ -125,66 +102,12 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausa
     return new_llama(tokenizer, seed=seed, vocabulary_size=VOCABULARY_SIZE, hidden=160, inner=432, heads=5)
 
 
-def new_llama(
-    tokenizer: PreTrainedTokenizerFast, *, seed: int, vocabulary_size: int, hidden: int, inner: int, heads: int
-) -> LlamaForCausalLM:
-    """An untrained Llama of three layers with tied embeddings; equal seeds give equal weights."""
-    vocabulary = tokenizer.get_vocab()
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=3,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=vocabulary[EOS],
-        pad_token_id=vocabulary[PAD],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-        # Five times the usual spread: with 0.02 the second column is learned only after a long plateau.
-        torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)
-    return model
-
-
-def _train(policy: LabPolicy, corpus: Corpus, *, steps: int, progress: Progress | None) -> None:
-    model = policy.model
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
-    for step in range(steps):
-        # One batch of bare questions and two of contexts, short and long: padding to one length would double the work.
-        contexts = sorted(corpus.contexts(CONTEXT_BATCH), key=lambda example: len(example.prompt))
-        losses: list[float] = []
-        for part, weight in (
-            (corpus.plain(PLAIN_BATCH), 1.0),
-            (contexts[: CONTEXT_BATCH // 2], 0.5),
-            (contexts[CONTEXT_BATCH // 2 :], 0.5),
-        ):
-            loss = weight * answer_loss(policy, part)
-            loss.backward()
-            losses.append(float(loss.detach()))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if progress is not None:
-            progress(step + 1, steps, sum(losses))
-    with torch.no_grad():
-        model.model.norm.weight.mul_(SHARPNESS)
-    model.eval()
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Linear warm-up over WARMUP_STEPS (at most a tenth of the run), then a cosine from 1 to 0."""
-    warmup = min(WARMUP_STEPS, max(1, steps // 10))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def _losses(policy: LabPolicy, corpus: Corpus) -> Iterator[torch.Tensor]:
+    # One batch of bare questions and two of contexts, short and long: padding to one length would double the work.
+    contexts = sorted(corpus.contexts(CONTEXT_BATCH), key=lambda example: len(example.prompt))
+    yield answer_loss(policy, corpus.plain(PLAIN_BATCH))
+    yield 0.5 * answer_loss(policy, contexts[: CONTEXT_BATCH // 2])
+    yield 0.5 * answer_loss(policy, contexts[CONTEXT_BATCH // 2 :])
 
 
 def answer_loss(policy: LabPolicy, examples: Sequence[Example]) -> torch.Tensor:
@@ -203,17 +126,6 @@ def answer_loss(policy: LabPolicy, examples: Sequence[Example]) -> torch.Tensor:
     hidden_BAD = hidden_BTD[torch.arange(len(examples))[:, None], at_BA]
     logits_BAV = policy.model.lm_head(hidden_BAD)
     return torch.nn.functional.cross_entropy(logits_BAV.flatten(0, 1), targets_BA.flatten())
-
-
-@contextmanager
-def one_thread() -> Generator[None]:
-    """Sums are taken in one order only with one thread; a second thread would change the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _rates(measured: Measurement) -> dict[str, object]:

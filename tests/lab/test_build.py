@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critique_rl.errors import ConfigError
-from critique_rl.lab.build import answer_loss, build_policy, build_tokenizer, learning_rate_share, train_policy
+from critique_rl.lab.build import answer_loss, build_policy, build_tokenizer, train_policy
 from critique_rl.lab.corpus import Corpus, Example
 from critique_rl.lab.measure import LabPolicy, load_lab_policy
 from critique_rl.lab.packaged import lab_facts, policy_dir
@@ -17,13 +17,6 @@ from critique_rl.lab.packaged import lab_facts, policy_dir
 def policy() -> LabPolicy:
     torch.set_num_threads(1)
     return load_lab_policy(policy_dir())
-
-
-def test_learning_rate_by_hand() -> None:
-    # 1000 steps: 100 of warm-up, then half a cosine over 900; 100 + 450 is its middle.
-    shares = [learning_rate_share(step, 1000) for step in (0, 49, 99, 100, 550, 1000)]
-    assert shares == pytest.approx([0.01, 0.5, 1.0, 1.0, 0.5, 0.0])
-    assert learning_rate_share(0, 1) == 1.0
 
 
 def test_the_answer_loss_is_the_mean_over_answer_tokens_of_a_plain_loop(policy: LabPolicy) -> None:

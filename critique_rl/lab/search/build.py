@@ -9,29 +9,21 @@ Shape suffixes: B sequences, T tokens, N trained tokens, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from critique_rl.errors import ConfigError
-from critique_rl.lab.build import (
-    EOS,
-    PAD,
-    Progress,
-    facts_of,
-    learning_rate_share,
-    new_llama,
-    one_thread,
-    write_policy,
-)
+from critique_rl.lab.build import facts_of, write_policy
 from critique_rl.lab.measure import LabPolicy
 from critique_rl.lab.search.corpus import Lesson, SearchCorpus
 from critique_rl.lab.search.measure import SearchMeasurement, measure_searches
 from critique_rl.lab.search.world import select_people, words
+from critique_rl.lab.training import EOS, PAD, Progress, fit, in_transformers, new_llama, one_thread
 
 STEPS = 1600
 BATCH = 96
@@ -69,25 +61,11 @@ def build_search_policy(
 
 def train_search_policy(*, seed: int, steps: int, progress: Progress | None = None) -> LabPolicy:
     """The starting policy in memory. Errors: ConfigError for fewer than one step."""
-    if steps < 1:
-        raise ConfigError(f"steps: came {steps}, wanted at least 1")
     corpus = SearchCorpus(seed=seed)
     tokenizer = build_word_tokenizer(words())
     policy = LabPolicy(new_search_model(tokenizer, seed=seed), tokenizer)
-    model = policy.model
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
-    for step in range(steps):
-        loss = own_words_loss(policy, corpus.lessons(BATCH))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if progress is not None:
-            progress(step + 1, steps, float(loss.detach()))
-    model.eval()
+    losses = partial(_losses, policy, corpus)
+    fit(policy, losses, learning_rate=PEAK_LEARNING_RATE, steps=steps, progress=progress)
     return policy
 
 
@@ -96,16 +74,11 @@ def build_word_tokenizer(known: Sequence[str]) -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate([PAD, EOS, UNKNOWN, *known])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        padding_side="left",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return in_transformers(inner, unknown=UNKNOWN)
+
+
+def _losses(policy: LabPolicy, corpus: SearchCorpus) -> Iterator[torch.Tensor]:
+    yield own_words_loss(policy, corpus.lessons(BATCH))
 
 
 def new_search_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:

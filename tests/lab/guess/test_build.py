@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from critique_rl.errors import ConfigError
-from critique_rl.lab.guess.build import build_guess_policy, share_loss, train_guess_policy
+from critique_rl.lab.guess.build import build_guess_policy, train_guess_policy
 from critique_rl.lab.guess.corpus import END, Lesson
 from critique_rl.lab.guess.packaged import guess_policy_dir
 from critique_rl.lab.measure import LabPolicy, load_lab_policy
 from critique_rl.lab.packaged import lab_facts
+from critique_rl.lab.training import share_loss
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_the_loss_is_the_mean_divergence_of_a_plain_loop(policy: LabPolicy) -> N
                 terms.append(sum(q * (math.log(q) - float(logprobs[token[p]])) for p, q in shares.items()))
                 ids.append(policy.eos_id if piece == END else policy.encode(piece)[0])
         assert len(terms) == 5
-        assert float(share_loss(policy, lessons)) == pytest.approx(sum(terms) / 5, rel=1e-4, abs=1e-5)
+        assert float(share_loss(policy, lessons, end=END)) == pytest.approx(sum(terms) / 5, rel=1e-4, abs=1e-5)
 
 
 def test_two_steps_twice_give_equal_weights_and_another_seed_others() -> None:
