@@ -74,8 +74,9 @@ def own_success(end: Json) -> Figure:
     return Figure(successes / trials, *wilson_interval(successes, trials))
 
 
-def over_seeds(found: Sequence[Figure | None]) -> Json:
-    """Mean, interval and values of one metric, one figure a seed; a mean of None if a seed lacks it.
+def over_seeds(found: Sequence[Figure | None], *, share: bool = False) -> Json:
+    """Mean, interval and values of one metric, one figure a seed; a mean of None if a seed lacks it. The interval of a
+    `share` ends at 0 and 1.
 
     The interval is Student's t over seeds. A rate over tasks gets the wider of that and the mean of the runs' own
     bounds, end by end: all seeds are asked the same tasks, so that more seeds say nothing about other tasks. One seed
@@ -94,6 +95,8 @@ def over_seeds(found: Sequence[Figure | None]) -> Json:
         own_low, own_high = sum(lows) / len(lows), sum(highs) / len(highs)
         low = max(0.0, own_low if low is None else min(low, own_low))
         high = min(1.0, own_high if high is None else max(high, own_high))
+    if share and low is not None and high is not None:
+        low, high = max(0.0, low), min(1.0, high)
     return {"mean": mean, "low": low, "high": high, "values": values}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from critique_rl.config.ablation import SUCCESS, ClaimConfig
-from critique_rl.report.ablation_metrics import WITH_SKILLS, ends_of, figures_of, over_seeds, own_success
+from critique_rl.report.ablation_metrics import NO_RATES, WITH_SKILLS, ends_of, figures_of, over_seeds, own_success
 from critique_rl.report.course import Course, curve_of, floor_of
 from critique_rl.stats.intervals import seeds_interval
 
@@ -59,7 +59,10 @@ def _metrics(ends: Sequence[Json], columns: Sequence[str]) -> Json:
     for found, end in zip(figures, ends, strict=True):
         if WITH_SKILLS in columns:
             found.setdefault(WITH_SKILLS, own_success(end))
-    return {name: over_seeds([found.get(name) for found in figures]) for name in columns}
+    return {
+        name: over_seeds([found.get(name) for found in figures], share=not name.startswith(NO_RATES))
+        for name in columns
+    }
 
 
 def _followed(courses: Sequence[Course], kind: str) -> bool:

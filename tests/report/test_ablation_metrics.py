@@ -91,6 +91,8 @@ def test_a_rate_is_no_surer_than_its_tasks_allow() -> None:
 
 def test_one_seed_has_its_own_bounds_or_none() -> None:
     assert over_seeds([Figure(0.5, 0.4, 0.7)])["low"] == 0.4
+    assert over_seeds([Figure(0.8), Figure(1.0)])["high"] > 1.0
+    assert over_seeds([Figure(0.8), Figure(1.0)], share=True)["high"] == 1.0
     assert over_seeds([Figure(0.5)]) == {"mean": 0.5, "low": None, "high": None, "values": [0.5]}
 
 
