@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -23,7 +22,7 @@ from critique_rl.config.load import RunFile
 from critique_rl.decisions.deployed import deployed_figures, stated_figures
 from critique_rl.decisions.held_out import held_out_answers
 from critique_rl.errors import ConfigError, CritiqueRLError
-from critique_rl.experiment import PlannedRun, plan
+from critique_rl.experiment import PlannedRun, plan, side_by_side
 from critique_rl.provenance import commit, device_name, versions
 from critique_rl.report.ablation_chart import draw_ablation, draw_curves
 from critique_rl.report.ablation_metrics import POOLED_FIGURES, last_monitored
@@ -149,20 +148,7 @@ def _check_columns(columns: Sequence[str], runs: Sequence[PlannedRun]) -> None:
 
 def _train_all(runs: Sequence[PlannedRun], spec: AblationConfig, *, jobs: int, resume: bool):
     """Each run with its summary or its error, in the order in which they end; never more than `jobs` at once."""
-    waiting = list(runs)
-    # One run per process: what torch and the libraries hold is given back at its end.
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        running: dict[Future[Json | CritiqueRLError], PlannedRun] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    planned = waiting.pop(0)
-                    running[pool.submit(_train, planned, resume, spec)] = planned
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    yield running.pop(future), future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return side_by_side(runs, partial(_train, resume=resume, spec=spec), jobs=jobs)
 
 
 def _train(planned: PlannedRun, resume: bool, spec: AblationConfig) -> Json | CritiqueRLError:

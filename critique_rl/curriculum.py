@@ -14,9 +14,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -26,7 +25,7 @@ from critique_rl.config.load import RunFile, merge, resolve
 from critique_rl.config.stages import STAGE
 from critique_rl.config.tasks import MixtureTasksConfig
 from critique_rl.errors import ConfigError, CritiqueRLError
-from critique_rl.experiment import PlannedRun, plan, run_one, write_json
+from critique_rl.experiment import PlannedRun, plan, run_one, side_by_side, write_json
 from critique_rl.loop.evaluate import REWARD, Rate, Success
 from critique_rl.loop.forgetting import success_by_part
 from critique_rl.provenance import commit, device_name, versions
@@ -218,19 +217,7 @@ def _train_all(
     runs: Sequence[PlannedRun], *, jobs: int, resume: bool
 ) -> Iterator[tuple[PlannedRun, Json | CritiqueRLError]]:
     """Each run with its summary or its error, in the order in which they end; each in a process of its own."""
-    waiting = list(runs)
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        running: dict[Future[Json | CritiqueRLError], PlannedRun] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    planned = waiting.pop(0)
-                    running[pool.submit(train_alone, planned, resume)] = planned
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    yield running.pop(future), future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return side_by_side(runs, partial(train_alone, resume=resume), jobs=jobs)
 
 
 def train_alone(planned: PlannedRun, resume: bool) -> Json | CritiqueRLError:

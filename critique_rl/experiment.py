@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -24,7 +26,7 @@ from critique_rl.config.run import RunConfig
 from critique_rl.config.stages import StageConfig
 from critique_rl.critics.estimate import Estimator
 from critique_rl.engines.vllm_server import VllmServerEngine
-from critique_rl.errors import CheckpointError, ConfigError
+from critique_rl.errors import CheckpointError, ConfigError, CritiqueRLError
 from critique_rl.loop.checkpoint import latest_checkpoint
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.progress import Progress
@@ -196,6 +198,26 @@ def _finished_result(planned: PlannedRun) -> Json | None:
         return cast(Json, rows[0]) if rows[0]["stopped_because"] != "interrupted" else None
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
+
+
+def side_by_side(
+    runs: Sequence[PlannedRun], train: Callable[[PlannedRun], Json | CritiqueRLError], *, jobs: int
+) -> Iterator[tuple[PlannedRun, Json | CritiqueRLError]]:
+    """Each run with what `train` made of it, in the order in which they end; never more than `jobs` at once."""
+    waiting = list(runs)
+    # One run per process: what torch and the libraries hold is given back at its end.
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running: dict[Future[Json | CritiqueRLError], PlannedRun] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    planned = waiting.pop(0)
+                    running[pool.submit(train, planned)] = planned
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield running.pop(future), future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def summarise(planned: PlannedRun, trainer: Trainer) -> Json:

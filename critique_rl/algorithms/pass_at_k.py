@@ -15,11 +15,10 @@ from typing import Literal
 
 import torch
 
-from critique_rl.algorithms.stamping import blank, stamp_pg
+from critique_rl.algorithms.stamping import blank, right_or_wrong, stamp_pg
 from critique_rl.config.algorithm import PassAtKConfig
-from critique_rl.errors import ConfigError
 from critique_rl.ops.pass_at_k import pass_at_k_advantages
-from critique_rl.types import Group, Rollout, Score, ScoreStatus, TrainSample
+from critique_rl.types import Group, ScoreStatus, TrainSample
 
 
 class PassAtK:
@@ -39,7 +38,7 @@ class PassAtK:
         live: list[bool] = []
         for group in groups:
             judged = {
-                i: self._is_right(group.rollouts[i], score)
+                i: right_or_wrong(group.rollouts[i], score, threshold=self.config.threshold, method=self.name)
                 for i, score in enumerate(group.scores)
                 if score.status is not ScoreStatus.ERROR and not group.late
             }
@@ -56,20 +55,3 @@ class PassAtK:
     def figures(self) -> Mapping[str, float]:
         """Of the groups that could be judged in the latest step: which share has any advantage."""
         return self._figures
-
-    def _is_right(self, rollout: Rollout, score: Score) -> bool:
-        threshold = self.config.threshold
-        if score.reward != score.reward:
-            raise ConfigError(
-                f"rewards: rollout {rollout.id} of task {rollout.task_id} has a reward that is no number (nan); its "
-                "verifier has to give one from 0 to 1, or the status error where it cannot judge"
-            )
-        if threshold is not None:
-            return score.status is ScoreStatus.OK and score.reward >= threshold
-        if score.reward <= 0.0 or score.reward >= 1.0:
-            return score.correct
-        raise ConfigError(
-            f"algorithm.threshold: rollout {rollout.id} of task {rollout.task_id} has the reward {score.reward}, and "
-            "pass_at_k wants right or wrong (1 or 0); set algorithm.threshold to the least reward that counts as "
-            "right, or choose a verifier without partial credit"
-        )

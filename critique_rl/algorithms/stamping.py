@@ -5,6 +5,7 @@ Owns: how a rollout or refinement becomes a `TrainSample` with all-zero weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from critique_rl.config.algorithm import Baseline, Scale
 from critique_rl.config.refinement import RefinementConfig
+from critique_rl.errors import ConfigError
 from critique_rl.ops.advantages import group_advantages, union_advantages
-from critique_rl.types import Array, Group, Refinement, Rollout, ScoreStatus, TrainSample
+from critique_rl.types import Array, Group, Refinement, Rollout, Score, ScoreStatus, TrainSample
 
 
 class GroupAdvantages(NamedTuple):
@@ -97,6 +99,27 @@ def group_samples(groups: Sequence[Group], *, scale: Scale) -> list[TrainSample]
         moved = advantages_of(group, rewards, scale=scale, use_refinements=False)
         samples += [stamp_pg(blank(r), a) for r, a in zip(group.rollouts, moved.rollouts, strict=True)]
     return samples
+
+
+def right_or_wrong(rollout: Rollout, score: Score, *, threshold: float | None, method: str) -> bool:
+    """What a method that knows no partial credit makes of a reward; `threshold` is the least one that counts as right.
+
+    Errors: ConfigError for a reward that is no number, or one between 0 and 1 without a threshold.
+    """
+    if math.isnan(score.reward):
+        raise ConfigError(
+            f"rewards: rollout {rollout.id} of task {rollout.task_id} has a reward that is no number (nan); its "
+            "verifier has to give one from 0 to 1, or the status error where it cannot judge"
+        )
+    if threshold is not None:
+        return score.status is ScoreStatus.OK and score.reward >= threshold
+    if score.reward <= 0.0 or score.reward >= 1.0:
+        return score.correct
+    raise ConfigError(
+        f"algorithm.threshold: rollout {rollout.id} of task {rollout.task_id} has the reward {score.reward}, and "
+        f"{method} wants right or wrong (1 or 0); set algorithm.threshold to the least reward that counts as right, or "
+        "choose a verifier without partial credit"
+    )
 
 
 def stamp_imitation(

@@ -13,14 +13,12 @@ bonus unless loss.entropy_weight asks for it (paper 1e-4, its code 1e-3); 3. no 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from critique_rl.algorithms.stamping import blank, stamp_pg
+from critique_rl.algorithms.stamping import blank, right_or_wrong, stamp_pg
 from critique_rl.config.algorithm import WeightedReinforceConfig
-from critique_rl.errors import ConfigError
-from critique_rl.types import Group, Rollout, Score, ScoreStatus, TrainSample
+from critique_rl.types import Group, ScoreStatus, TrainSample
 
 
 class WeightedReinforce:
@@ -40,7 +38,8 @@ class WeightedReinforce:
         for group in groups:
             for rollout, score in zip(group.rollouts, group.scores, strict=True):
                 known = score.status is not ScoreStatus.ERROR and not group.late
-                right = self._is_right(rollout, score) if known else None
+                threshold = self.config.threshold
+                right = right_or_wrong(rollout, score, threshold=threshold, method=self.name) if known else None
                 verdicts += [] if right is None else [right]
                 samples.append(stamp_pg(blank(rollout), None if right is None else self._advantage(right)))
         kept = sum(bool(self._advantage(right)) for right in verdicts)
@@ -58,20 +57,3 @@ class WeightedReinforce:
     def _advantage(self, right: bool) -> float | None:
         value = self.config.positive_weight if right else -self.config.negative_weight
         return None if value == 0 and self.config.denominator == "kept" else value
-
-    def _is_right(self, rollout: Rollout, score: Score) -> bool:
-        threshold = self.config.threshold
-        if math.isnan(score.reward):
-            raise ConfigError(
-                f"rewards: rollout {rollout.id} of task {rollout.task_id} has a reward that is no number (nan); its "
-                "verifier has to give one from 0 to 1, or the status error where it cannot judge"
-            )
-        if threshold is not None:
-            return score.status is ScoreStatus.OK and score.reward >= threshold
-        if score.reward <= 0.0 or score.reward >= 1.0:
-            return score.correct
-        raise ConfigError(
-            f"algorithm.threshold: rollout {rollout.id} of task {rollout.task_id} has the reward {score.reward}, and "
-            "weighted_reinforce wants right or wrong (1 or 0); set algorithm.threshold to the least reward that counts "
-            "as right, or choose a verifier without partial credit"
-        )

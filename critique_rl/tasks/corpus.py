@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from critique_rl.errors import DataError, MissingExtraError
+from critique_rl.tasks.rows import read_rows
 
 EXAMPLE = '{"id": "d17", "title": "Ada Lovelace", "text": "..."}'
 _WORD = re.compile(r"\w+")
@@ -33,28 +34,11 @@ def read_corpus(path: Path) -> list[Document]:
 
     Other keys are left alone: a corpus often has more than a search needs. Errors: DataError with file and line.
     """
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"tasks.corpus: {str(path)!r} does not exist; give the path of a JSONL file") from None
-    except OSError as error:
-        raise DataError(f"tasks.corpus: {str(path)!r} cannot be read: {error.strerror or error}") from None
-    documents: list[Document] = []
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        document = _document(line, f"{path}, line {number}", default_id=str(number))
-        if document.id in first_line:
-            raise DataError(
-                f"{path}, line {number}: id {document.id!r} is already used on line {first_line[document.id]}; "
-                "ids must differ"
-            )
-        first_line[document.id] = number
-        documents.append(document)
-    if not documents:
-        raise DataError(f"tasks.corpus: {str(path)!r} has no rows; wanted one JSON object a line, such as {EXAMPLE}")
-    return documents
+
+    def read(line: bytes, where: str, number: int) -> Document:
+        return _document(line, where, default_id=str(number))
+
+    return read_rows(path, read, called="tasks.corpus:", wanted=f"one JSON object a line, such as {EXAMPLE}")
 
 
 def _document(line: bytes, where: str, *, default_id: str) -> Document:

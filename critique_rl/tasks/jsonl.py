@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from critique_rl.errors import DataError
-from critique_rl.tasks.order import epoch_batch, split_by_prompt
+from critique_rl.tasks.order import epoch_batch, held_apart, split_by_prompt
 from critique_rl.tasks.rows import read_tasks
 from critique_rl.types import Task
 
@@ -36,15 +35,13 @@ class JsonlTasks:
         if held_out_path is None:
             self._train, self._held_out = split_by_prompt(rows, held_out_fraction)
             return
-        held_out = read_tasks(held_out_path, verifier=verifier, system=system)
-        train_ids = {task.messages: task.id for task in rows}
-        for task in held_out:
-            if task.messages in train_ids:
-                raise DataError(
-                    f"held-out row {task.id!r} of {held_out_path} has the same prompt as row "
-                    f"{train_ids[task.messages]!r} of {path}; remove it from one of the two files"
-                )
-        self._train, self._held_out = tuple(rows), tuple(held_out)
+        self._train, self._held_out = held_apart(
+            rows,
+            read_tasks(held_out_path, verifier=verifier, system=system),
+            told=lambda task, row: (
+                f"held-out row {task.id!r} of {held_out_path} has the same prompt as row {row.id!r} of {path}"
+            ),
+        )
 
     def batch(self, step: int, size: int, *, seed: int) -> Sequence[Task]:
         """`size` different training tasks; a pure function of (seed, step, size)."""

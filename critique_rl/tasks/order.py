@@ -6,7 +6,7 @@ Owns: epoch permutations and the held-out split, both pure functions. Must not k
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +58,15 @@ def split_by_prompt(tasks: Sequence[Task], fraction: float) -> Split:
         train=tuple(task for task in tasks if task.messages not in chosen),
         held_out=tuple(task for task in tasks if task.messages in chosen),
     )
+
+
+def held_apart(rows: Sequence[Task], held_out: Sequence[Task], *, told: Callable[[Task, Task], str]) -> Split:
+    """Rows of two files. Errors: DataError that begins with `told(held_out, row)` for a prompt that is in both."""
+    known = {task.messages: task for task in rows}
+    for task in held_out:
+        if task.messages in known:
+            raise DataError(f"{told(task, known[task.messages])}; remove it from one of the two files")
+    return Split(tuple(rows), tuple(held_out))
 
 
 def _hash(messages: object) -> str:

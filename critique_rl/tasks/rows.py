@@ -6,9 +6,9 @@ Owns: the row format. Must not know: which rows are trained on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Protocol, TypeVar, cast
 
 from critique_rl.errors import DataError
 from critique_rl.types import Message, Task
@@ -18,31 +18,56 @@ ROLES = ("system", "user", "assistant")
 EXAMPLE = '{"prompt": "What is 2 + 2?", "answer": "4"}'
 
 
-def read_tasks(path: Path, *, verifier: str, system: str = "") -> list[Task]:
-    """Every row of `path` in order; blank lines are skipped. A row without `id` gets `<file name>:<line>`.
+class Named(Protocol):
+    """A row that has an id."""
 
-    Errors: DataError naming the file, the line, what came and what was wanted.
+    @property
+    def id(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=Named)
+
+
+def read_rows(
+    path: Path, read: Callable[[bytes, str, int], Row], *, called: str = "task file", wanted: str
+) -> list[Row]:
+    """What `read(line, where, number)` makes of every line of `path`, in order; blank lines are skipped.
+
+    Errors: DataError naming the file (`called` so) for one that cannot be read or has no rows, and the line for an id
+    that is used twice.
     """
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except FileNotFoundError:
-        raise DataError(f"task file {str(path)!r} does not exist; give the path of a JSONL file") from None
+        raise DataError(f"{called} {str(path)!r} does not exist; give the path of a JSONL file") from None
     except OSError as error:
-        raise DataError(f"task file {str(path)!r} cannot be read: {error.strerror or error}") from None
-    tasks: list[Task] = []
+        raise DataError(f"{called} {str(path)!r} cannot be read: {error.strerror or error}") from None
+    found: list[Row] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        task = parse_row(line, where, default_id=f"{path.stem}:{number}", verifier=verifier, system=system)
-        if task.id in first_line:
-            raise DataError(f"{where}: id {task.id!r} is already used on line {first_line[task.id]}; ids must differ")
-        first_line[task.id] = number
-        tasks.append(task)
-    if not tasks:
-        raise DataError(f"task file {str(path)!r} has no rows; wanted one JSON object a line, such as {EXAMPLE}")
-    return tasks
+        row = read(line, where, number)
+        if row.id in first_line:
+            raise DataError(f"{where}: id {row.id!r} is already used on line {first_line[row.id]}; ids must differ")
+        first_line[row.id] = number
+        found.append(row)
+    if not found:
+        raise DataError(f"{called} {str(path)!r} has no rows; wanted {wanted}")
+    return found
+
+
+def read_tasks(path: Path, *, verifier: str, system: str = "") -> list[Task]:
+    """Every row of `path` in order; blank lines are skipped. A row without `id` gets `<file name>:<line>`.
+
+    Errors: DataError naming the file, the line, what came and what was wanted.
+    """
+
+    def read(line: bytes, where: str, number: int) -> Task:
+        return parse_row(line, where, default_id=f"{path.stem}:{number}", verifier=verifier, system=system)
+
+    return read_rows(path, read, wanted=f"one JSON object a line, such as {EXAMPLE}")
 
 
 def parse_row(line: bytes, where: str, *, default_id: str, verifier: str, system: str = "") -> Task:

@@ -15,8 +15,8 @@ from typing import Protocol, TypedDict, cast
 
 from critique_rl.errors import ConfigError, DataError
 from critique_rl.tasks.corpus import Document
-from critique_rl.tasks.order import epoch_batch, split_by_prompt
-from critique_rl.tasks.rows import parse_row
+from critique_rl.tasks.order import epoch_batch, held_apart, split_by_prompt
+from critique_rl.tasks.rows import parse_row, read_rows
 from critique_rl.types import Task, Turn
 
 SEARCH, ANSWER = "search", "answer"
@@ -178,15 +178,13 @@ class SearchTasks:
         if held_out_path is None:
             self._train, self._held_out = split_by_prompt(rows, held_out_fraction)
             return
-        held_out = read_questions(held_out_path, verifier=verifier, system=system)
-        known = {task.messages: task.id for task in rows}
-        for task in held_out:
-            if task.messages in known:
-                raise DataError(
-                    f"held-out row {task.id!r} of {held_out_path} asks what row {known[task.messages]!r} of {path} "
-                    "asks; remove it from one of the two files"
-                )
-        self._train, self._held_out = tuple(rows), tuple(held_out)
+        self._train, self._held_out = held_apart(
+            rows,
+            read_questions(held_out_path, verifier=verifier, system=system),
+            told=lambda task, row: (
+                f"held-out row {task.id!r} of {held_out_path} asks what row {row.id!r} of {path} asks"
+            ),
+        )
 
     def batch(self, step: int, size: int, *, seed: int) -> Sequence[Task]:
         """`size` different training questions; a pure function of (seed, step, size)."""
@@ -199,27 +197,12 @@ class SearchTasks:
 
 def read_questions(path: Path, *, verifier: str, system: str = "") -> list[Task]:
     """Every row of a file of questions, in order. Errors: DataError naming the file, the line and what was wanted."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"task file {str(path)!r} does not exist; give the path of a JSONL file") from None
-    except OSError as error:
-        raise DataError(f"task file {str(path)!r} cannot be read: {error.strerror or error}") from None
-    tasks: list[Task] = []
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
+
+    def read(line: bytes, where: str, number: int) -> Task:
         row = _as_prompt(line, where)
-        task = parse_row(row, where, default_id=f"{path.stem}:{number}", verifier=verifier, system=system)
-        if task.id in first_line:
-            raise DataError(f"{where}: id {task.id!r} is already used on line {first_line[task.id]}; ids must differ")
-        first_line[task.id] = number
-        tasks.append(task)
-    if not tasks:
-        raise DataError(f'task file {str(path)!r} has no rows; wanted {{"question": "...", "answer": "..."}} a line')
-    return tasks
+        return parse_row(row, where, default_id=f"{path.stem}:{number}", verifier=verifier, system=system)
+
+    return read_rows(path, read, wanted='{"question": "...", "answer": "..."} a line')
 
 
 def _as_prompt(line: bytes, where: str) -> bytes:

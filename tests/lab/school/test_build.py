@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from critique_rl.lab.school.build import build_school_policy, train_school_polic
 from critique_rl.lab.school.corpus import END, Lesson, SchoolCorpus
 from critique_rl.lab.school.packaged import school_policy_dir
 from critique_rl.lab.training import share_loss
+from tests.lab.plain_loss import plain_terms
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,9 @@ def test_the_loss_is_the_mean_divergence_of_a_plain_loop(policy: LabPolicy) -> N
         Lesson("s 27+8=", ("=", "3", "5", END), ({"=": 0.4, "<": 0.6}, {"3": 1.0}, {"5": 0.5, "6": 0.5}, {END: 1.0})),
         Lesson("o 4172=", ("1", END), ({"1": 0.75, "4": 0.25}, {END: 1.0})),
     ]
-    terms: list[float] = []
+    terms = plain_terms(policy, lessons, end=END)
+    assert len(terms) == 6
     with torch.no_grad():
-        for lesson in lessons:
-            ids = list(policy.encode(lesson.prompt))
-            for piece, shares in zip(lesson.pieces, lesson.shares, strict=True):
-                logprobs = torch.log_softmax(policy.model(torch.tensor([ids])).logits[0, -1], -1)
-                token = {p: policy.eos_id if p == END else policy.encode(p)[0] for p in shares}
-                terms.append(sum(q * (math.log(q) - float(logprobs[token[p]])) for p, q in shares.items()))
-                ids.append(policy.eos_id if piece == END else policy.encode(piece)[0])
-        assert len(terms) == 6
         assert float(share_loss(policy, lessons, end=END)) == pytest.approx(sum(terms) / 6, rel=1e-4, abs=1e-5)
 
 
