@@ -41,7 +41,7 @@ def test_phrases_of_its_own_are_mined_in_the_run() -> None:
     phases = built(window=4, min_solutions=2, mining={"clusters": 3, "max_words": 3})
     phases.keep(["Let me see: two.", "Let me see: five more."])
     for _ in range(4):
-        phases.observe(masks={}, execution_perplexity=2.0, formed=1.0, success=0.5, strategy_entropy=None, figures={})
+        phases.observe(masks={}, execution_perplexity=1.2, formed=1.0, success=0.5, strategy_entropy=None, figures={})
     assert phases.grams is not None and ("let", "me", "see") in phases.grams.grams
 
 

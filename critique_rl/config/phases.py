@@ -90,13 +90,34 @@ class PhasesConfig(Strict):
         default=0.02,
         gt=0.0,
         description="the first phase is over when the perplexity of execution tokens differs by less than this share "
-        "between the halves of a window",
+        "between the halves of a window, and from the window before",
     )
     formed_above: float = Field(
         default=0.95,
         ge=0.0,
         lt=1.0,
         description="and when, over the window, more than this share of answers was finished and could be read",
+    )
+    success_above: float = Field(
+        default=0.2,
+        ge=0.0,
+        lt=1.0,
+        description="and more than this share was right; set it above what guessing gets: a policy that becomes sure "
+        "of wrong answers is as flat",
+    )
+    fallen_by: float = Field(
+        default=0.2,
+        gt=0.0,
+        lt=1.0,
+        description="and the log-perplexity of execution tokens is lower by this share than in the first window, "
+        "unless it is low as it is",
+    )
+    sure_below_nats: float = Field(
+        default=0.3,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="low as it is, without a fall, for a policy that is strong from the start: nats a token, at the "
+        "sampling temperature (0: only a fall counts)",
     )
     sustain_steps: int = Field(
         default=5,
@@ -112,8 +133,8 @@ class PhasesConfig(Strict):
     def _every_key_is_read(self) -> Self:
         inert: dict[str, str] = {}
         if self.mode != "auto":
-            watching = ("window", "flat_below", "formed_above", "sustain_steps", "wait_steps")
-            inert |= dict.fromkeys(watching, f'mode = "{self.mode}"')
+            begins = ("window", "flat_below", "formed_above", "success_above", "fallen_by", "sure_below_nats")
+            inert |= dict.fromkeys((*begins, "sustain_steps", "wait_steps"), f'mode = "{self.mode}"')
         if self.mode == "off":
             inert |= dict.fromkeys(("alpha", "warmup_steps", "tokens"), 'mode = "off"')
         if self.tokens != "surprising":

@@ -1,6 +1,6 @@
 """When planning tokens are learned from more than others: on after the first phase, off when it hurts.
 
-    steps --(execution perplexity flat, answers well formed)--> plans --(strategies and success both fall)--> steps
+    steps --(the first phase is over: first_phase.py)--> plans --(strategies and success both fall)--> steps
 
 Owns: the two states, the warm-up of alpha, what is remembered to compare with. Must not know: how phrases are mined or
 found, where figures come from, samples. What a step shows holds from the next step on.
@@ -11,22 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, variance
 from typing import Literal, cast
 
 from pydantic import TypeAdapter
 
 from critique_rl.config.phases import OWN, PhasesConfig
+from critique_rl.schedule.first_phase import FirstPhase, look
+from critique_rl.schedule.plans_hurt import WATCHED, both_fell
 from critique_rl.schedule.restoring import restored
 from critique_rl.stats.grams import Gram, Grams
 from critique_rl.types import Array
 
 Mine = Callable[[Sequence[str]], Sequence[Gram]]
-FALLS_BY = 0.02
-"""A figure falls by at least this share of what it was, and by two standard errors."""
 LOGGED = 20
-
-_WATCHED = ("strategy_entropy", "success")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +35,7 @@ class _State:
     wait: int = 0
     low_for: int = 0
     first_perplexity: float | None = None
+    first_phase: FirstPhase = field(default_factory=FirstPhase)
     courses: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     reference: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     solutions: list[str] = field(default_factory=list[str])
@@ -61,7 +59,7 @@ class PhaseSwitch:
         self._state = _State()
         self._alpha = 0.0
         self._masks: Mapping[str, Array] = {}
-        self._measured: Mapping[str, float] = {}
+        self._measured: dict[str, float] = {}
         self._means: tuple[float, float] | None = None
         if config.mode == "on" and self._given is not None:
             self._state.stage = "plans"
@@ -122,7 +120,10 @@ class PhaseSwitch:
         }
         for name, value in values.items():
             if value is not None:
-                state.courses[name] = [*state.courses.get(name, []), value][-self.config.window :]
+                kept = self.config.window * (2 if name == "execution_perplexity" else 1)
+                state.courses[name] = [*state.courses.get(name, []), value][-kept:]
+        if self.config.mode == "auto":
+            self._measured |= state.first_phase.measure(self._nats(), window=self.config.window)
         if state.stage == "plans":
             state.on_for += 1
             if self.config.mode == "auto":
@@ -163,6 +164,10 @@ class PhaseSwitch:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
         self._state = restored(_STATE, state, what="phase switch")
+        first, nats = self._state.first_phase, self._nats()
+        if first.nats is None and len(nats) >= self.config.window:
+            # An older version kept nothing of the first window but its first step.
+            first.nats = math.log(self._state.first_perplexity or 1.0)
         mined = Grams(map(tuple, self._state.mined)) if self._state.mined else None
         self._grams = self._given if self._given is not None else mined
 
@@ -172,29 +177,34 @@ class PhaseSwitch:
         warmup = self.config.warmup_steps
         return self.config.alpha * (min(1.0, (self._state.on_for + 1) / warmup) if warmup else 1.0)
 
+    def _nats(self) -> list[float]:
+        first = self._state.first_perplexity or 1.0
+        return [math.log(relative * first) for relative in self._state.courses.get("execution_perplexity", [])]
+
     def _begin_if_due(self) -> None:
         state = self._state
-        if state.wait or (self.config.mode == "auto" and not self._first_phase_is_over()):
+        if state.wait:
             return
-        if self._grams is None and not self._find_grams():
+        why = self._why_over() if self.config.mode == "auto" else "as the run file says"
+        if why is None or (self._grams is None and not self._find_grams()):
             return
-        courses = {name: state.courses.pop(name, []) for name in _WATCHED}
+        courses = {name: state.courses.pop(name, []) for name in WATCHED}
         whole = all(len(course) == self.config.window for course in courses.values())
         state.stage, state.on_for, state.low_for = "plans", 0, 0
         state.reference = courses if whole else {}
-        why = "as the run file says"
-        if self.config.mode == "auto":
-            perplexity, formed = fmean(state.courses["execution_perplexity"]), fmean(state.courses["formed"])
-            why = f"execution perplexity stands still at {perplexity:.3g} of its first value, {formed:.0%} well formed"
         self._tell(f"on: {why}; alpha rises to {self.config.alpha:g} in {self.config.warmup_steps} steps")
 
-    def _first_phase_is_over(self) -> bool:
-        window, courses = self.config.window, self._state.courses
-        perplexity, formed = courses.get("execution_perplexity", []), courses.get("formed", [])
-        if min(len(perplexity), len(formed)) < window or fmean(formed) <= self.config.formed_above:
-            return False
-        early, late = fmean(perplexity[: window // 2]), fmean(perplexity[window // 2 :])
-        return abs(late - early) < self.config.flat_below * early
+    def _why_over(self) -> str | None:
+        """Why the first phase is over, or None: then, after a long wait, it is told once what is lacking."""
+        state = self._state
+        formed, success = state.courses.get("formed", []), state.courses.get("success", [])
+        seen = look(self.config, nats=self._nats(), first_nats=state.first_phase.nats, formed=formed, success=success)
+        if not seen.lacking:
+            return seen.shown
+        words = state.first_phase.wait(seen.lacking, window=self.config.window)
+        if words is not None:
+            self._tell(words)
+        return None
 
     def _find_grams(self) -> bool:
         state, config = self._state, self.config
@@ -220,30 +230,20 @@ class PhaseSwitch:
 
     def _end_if_it_hurts(self) -> None:
         state, config = self._state, self.config
-        if any(len(state.courses.get(name, [])) < config.window for name in _WATCHED):
+        if any(len(state.courses.get(name, [])) < config.window for name in WATCHED):
             return
         if not state.reference:
             # Nothing was measured before, as with phrases of its own: the first window under plans is what to keep.
-            state.reference = {name: state.courses.pop(name) for name in _WATCHED}
+            state.reference = {name: state.courses.pop(name) for name in WATCHED}
             return
-        fallen = all(_lower(state.courses[name], state.reference[name]) for name in _WATCHED)
-        state.low_for = state.low_for + 1 if fallen else 0
-        if state.low_for < config.sustain_steps:
+        fell = both_fell(state.courses, state.reference)
+        state.low_for = 0 if fell is None else state.low_for + 1
+        if fell is None or state.low_for < config.sustain_steps:
             return
-        words = ", ".join(
-            f"{name.replace('_', ' ')} {fmean(state.reference[name]):.3g} -> {fmean(state.courses[name]):.3g}"
-            for name in _WATCHED
-        )
         state.stage, state.wait, state.low_for = "steps", config.wait_steps, 0
-        self._tell(f"off, since both fell for {config.sustain_steps} steps in a row: {words}")
+        state.first_phase.waited, state.first_phase.told = 0, False
+        self._tell(f"off, since both fell for {config.sustain_steps} steps in a row: {fell}")
 
     def _tell(self, words: str) -> None:
         self._state.log = [*self._state.log, words][-LOGGED:]
         self._state.unread.append(words)
-
-
-def _lower(now: Sequence[float], before: Sequence[float]) -> bool:
-    """Whether the mean fell by more than two standard errors of the difference, and by FALLS_BY of what it was."""
-    fall = fmean(before) - fmean(now)
-    error = math.sqrt(variance(now) / len(now) + variance(before) / len(before))
-    return fall > max(2 * error, FALLS_BY * abs(fmean(before)))

@@ -23,6 +23,7 @@ def run(phases: Tree, **sections: object) -> None:
         {"mode": "off", "grams": "grams.json"},
         {"tokens": "surprising", "surprising_share": 0.3},
         {"mining": {"clusters": 10}},
+        {"success_above": 0.0, "fallen_by": 0.5, "sure_below_nats": 0.0},
     ],
 )
 def test_fine(phases: Tree) -> None:
@@ -33,6 +34,13 @@ def test_fine(phases: Tree) -> None:
     ("phases", "told"),
     [
         ({"mode": "on", "window": 10}, 'window has no effect with mode = "on"'),
+        ({"mode": "on", "success_above": 0.3}, 'success_above has no effect with mode = "on"'),
+        ({"mode": "off", "grams": ["a"], "fallen_by": 0.3}, 'fallen_by has no effect with mode = "off"'),
+        ({"mode": "on", "sure_below_nats": 0.1}, 'sure_below_nats has no effect with mode = "on"'),
+        ({"fallen_by": 1.0}, "fallen_by"),
+        ({"sure_below_nats": -0.1}, "sure_below_nats"),
+        ({"sure_below_nats": float("inf")}, "sure_below_nats"),
+        ({"success_above": 1.0}, "success_above"),
         ({"mode": "off", "grams": ["a"], "alpha": 0.3}, 'alpha has no effect with mode = "off"'),
         ({"surprising_share": 0.3}, "surprising_share has no effect"),
         ({"grams": ["a"], "mining": {"clusters": 3}}, "mining has no effect with grams of another source"),
