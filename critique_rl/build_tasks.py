@@ -104,6 +104,7 @@ def build_environment(config: sources.TasksConfig) -> SearchEnvironment | None:
                 top_k=config.top_k,
                 wording=_wording(config),
                 max_result_chars=config.max_result_chars,
+                stop_at_calls=config.stop_at_calls,
                 **_episodes(config),
             )
         case searches.LabSearchTasksConfig():
@@ -118,6 +119,8 @@ def lab_search_environment(config: searches.LabSearchTasksConfig) -> SearchEnvir
         Bm25Index([Document(fact.id, fact.text) for fact in facts()]),
         top_k=1,
         wording=Wording(show=lambda document: result(document.text), nothing=NOTHING, malformed=MALFORMED, spaced=True),
+        # Its policy ends every turn by itself, and is trained to.
+        stop_at_calls=False,
         **_episodes(config),
     )
 

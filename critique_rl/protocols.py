@@ -49,9 +49,13 @@ class RolloutEngine(Protocol):
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         """The i-th completion answers the i-th prompt. `on_done(i, completion)` is called on the caller's thread as
-        soon as a completion is finished, while others are still being sampled."""
+        soon as a completion is finished, while others are still being sampled.
+
+        A completion ends, finished, with the first token at which the text of its ids so far holds one of `stop`; that
+        token is kept whole. Where none is met, nothing differs from a call without them."""
         ...
 
 

@@ -51,7 +51,8 @@ class Task:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What an engine returns for one prompt; `behaviour_logprobs` has one entry per completion id (nats, at the
-    sampling temperature). `finished`: an end-of-sequence id was really sampled, and is the last id."""
+    sampling temperature). `finished`: an end-of-sequence id was really sampled and is the last one, or the text holds a
+    stop string that was asked for."""
 
     completion_ids: TokenIds
     behaviour_logprobs: tuple[float, ...]
@@ -296,7 +297,9 @@ class TeacherTargets:
     """Teacher log-probs (full-vocabulary normalised) at K ids per completion token: `ids_TK`, `logprobs_TK`.
 
     `mask_T` is 0 where the teacher gave nothing usable. The teacher is the policy shown the directive, re-scoring the
-    SAME tokens; `context_ids` is what it saw before them.
+    SAME tokens; `context_ids` is what it saw before them. With a support that both sides share, -inf marks a column
+    without an id. `student_logprobs_TK` are the policy's own log-probs at the same ids under the bare prompt when the
+    targets were made, where something reads them.
     """
 
     ids_TK: IdArray
@@ -304,6 +307,7 @@ class TeacherTargets:
     sampled_logprobs_T: Array
     mask_T: Array
     context_ids: TokenIds
+    student_logprobs_TK: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,18 @@ def test_the_tool_searches_the_corpus(tmp_path: Path) -> None:
     assert (found.observation, found.documents) == ('<result id="a">Ada wrote...</result>', ("a",))
 
 
+def test_turns_end_at_the_tags_that_are_set_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    environment = build_environment(config(tmp_path, search_tag="find", answer_tag="final").tasks)
+    assert environment is not None and environment.stop == ("</find>", "</final>")
+    environment = build_environment(config(tmp_path, stop_at_calls=False).tasks)
+    assert environment is not None and environment.stop == ()
+
+
+def test_the_embedded_world_ends_turns_by_itself() -> None:
+    environment = build_environment(validate({"tasks": {"kind": "lab_search"}}, source="test").tasks)
+    assert environment is not None and environment.stop == ()
+
+
 def test_the_policy_is_told_how_calls_are_written_unless_the_file_does(tmp_path: Path) -> None:
     (task,) = build_tasks(config(tmp_path, search_tag="find").tasks).batch(0, 1, seed=0)
     assert task.messages[0].role == "system"

@@ -68,6 +68,9 @@ class SearchTasksConfig(EpisodesConfig):
     max_result_chars: int | None = Field(default=None, ge=1, description="longest text of one document (None: all)")
     search_tag: Tag = Field(default="search", description="<search>words</search> searches")
     answer_tag: Tag = Field(default="answer", description="<answer>text</answer> ends the episode")
+    stop_at_calls: bool = Field(
+        default=True, description="a turn ends with the tag that closes a call; false: with the policy's end token only"
+    )
     result_tag: Tag = Field(default="result", description='<result id="...">text</result> is what the tool says')
 
     @model_validator(mode="after")

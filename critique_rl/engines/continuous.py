@@ -24,8 +24,9 @@ from transformers.generation.continuous_batching.input_outputs import Continuous
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from critique_rl.engines.draws import draw, row_uniforms
-from critique_rl.engines.hf import as_completion
+from critique_rl.engines.local import LocalEngine, as_completion
 from critique_rl.engines.pages import PAGES, plan_reads
+from critique_rl.engines.stopping import StopStrings
 from critique_rl.errors import ModelError
 from critique_rl.ops.logprobs import token_logprobs
 from critique_rl.types import Array, Completion, TokenIds
@@ -36,7 +37,7 @@ STEP_TOKENS = 2048
 USE_HF = "or sample with engine.kind = 'hf'"
 
 
-class ContinuousEngine:
+class ContinuousEngine(LocalEngine):
     """`protocols.RolloutEngine` over the very weights that are trained, `batch_size` sequences at a time.
 
     Draws are those of `HFEngine`: a completion depends on its prompt, the seed and its place in the call alone, up to
@@ -55,30 +56,9 @@ class ContinuousEngine:
         memory_share: float,
     ) -> None:
         """`memory_share`: of the memory that is free when a call begins, how much the cache may take."""
-        self.model = model
-        self.tokenizer = tokenizer
-        self.accelerator = accelerator
-        self.end_ids = tuple(end_ids)
-        self.batch_size = batch_size
+        super().__init__(model, tokenizer, accelerator, end_ids=end_ids, batch_size=batch_size)
         self.memory_share = memory_share
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-
-    def generate(
-        self,
-        prompts: Sequence[TokenIds],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        on_done: Callable[[int, Completion], None] | None = None,
-    ) -> list[Completion]:
-        """One completion per prompt; temperature 0 is greedy. `on_done` hears of each completion when it ends.
-
-        Raises ModelError for logits that are not finite, a model whose attention is not full, or too little memory.
-        """
-        return self.generate_rows(
-            prompts, range(len(prompts)), max_tokens=max_tokens, temperature=temperature, seed=seed, on_done=on_done
-        )
 
     def generate_rows(
         self,
@@ -89,11 +69,14 @@ class ContinuousEngine:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """`generate` for some rows of a larger call: `indices[i]` is the place of `prompts[i]` in the whole call.
+        """`generate` for some rows of a larger call; `on_done` hears of each completion when it ends.
 
-        `on_done(i, completion)` counts i as `prompts` does. Raises as `generate`, and ValueError for an empty prompt.
+        Raises ModelError for logits that are not finite, a model whose attention is not full, or too little memory, and
+        ValueError for an empty prompt.
         """
+        stops = self.stop_strings(stop)
         if not all(prompts):
             empty = next(i for i, prompt in enumerate(prompts) if not prompt)
             raise ValueError(f"prompt {empty} holds no token; wanted at least one, such as a beginning-of-text id")
@@ -104,11 +87,11 @@ class ContinuousEngine:
         manager = self._manager(prompts, max_tokens)
         try:
             while len(done) < len(prompts):
-                for ended in self._until_some_end(manager, uniforms_NT, temperature):
+                for ended in self._until_some_end(manager, uniforms_NT, temperature, stops):
                     if ended.error is not None:
                         raise ModelError(f"engine: transformers gave a sequence up: {ended.error} ({USE_HF})")
                     i = int(ended.request_id)
-                    done[i] = as_completion(ended.generated_tokens, ended.logprobs, self.end_ids, self.tokenizer)
+                    done[i] = as_completion(ended.generated_tokens, ended.logprobs, self.end_ids, self.tokenizer, stops)
                     if on_done is not None:
                         on_done(i, done[i])
         finally:
@@ -176,7 +159,7 @@ class ContinuousEngine:
 
     @torch.no_grad()
     def _until_some_end(
-        self, manager: ContinuousBatchingManager, uniforms_NT: Array, temperature: float
+        self, manager: ContinuousBatchingManager, uniforms_NT: Array, temperature: float, stops: StopStrings
     ) -> list[GenerationOutput]:
         processor = manager.batch_processor
         assert processor is not None
@@ -191,13 +174,15 @@ class ContinuousEngine:
                         f"({error}); raise it, lower rollout.max_tokens, {USE_HF}"
                     ) from error
                 assert scheduled, "requests are left, and none is scheduled"
-                self._step(processor, uniforms_NT, temperature)
+                self._step(processor, uniforms_NT, temperature, stops)
                 processor.update_batch()
                 while (output := manager.get_result()) is not None:
                     ended.append(output)
         return ended
 
-    def _step(self, processor: ContinuousBatchProcessor, uniforms_NT: Array, temperature: float) -> None:
+    def _step(
+        self, processor: ContinuousBatchProcessor, uniforms_NT: Array, temperature: float, stops: StopStrings
+    ) -> None:
         """One forward pass over what is scheduled, and one draw for each sequence whose prompt is read."""
         io = processor.inputs_and_outputs
         assert isinstance(io, ContinuousBatchingIOs)
@@ -236,6 +221,13 @@ class ContinuousEngine:
         # transformers carries log-probs as the bits of an integer.
         io.output_ids[0, : len(drawing)] = ids_N
         io.output_ids[1, : len(drawing)] = logprobs_N.float().view(torch.int32)
+        if stops:
+            for state, token in zip(drawing, cast("list[int]", ids_N.tolist()), strict=True):
+                # What was sampled before a sequence had to make room for others now stands behind its prompt.
+                earlier = len(state.logprobs) - len(state.generated_tokens)
+                before = state.initial_tokens[len(state.initial_tokens) - earlier :]
+                if stops.ends([*before, *state.generated_tokens, token]):
+                    state._new_tokens_limit = len(state.generated_tokens) + 1  # pyright: ignore[reportPrivateUsage]
 
     @contextmanager
     def _attention(self, name: str) -> Generator[None]:

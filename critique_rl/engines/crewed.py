@@ -20,7 +20,14 @@ class RowEngine(Protocol):
     """Samples some rows of a larger call: `indices[i]` is the place of `prompts[i]` in it."""
 
     def generate_rows(
-        self, prompts: Sequence[TokenIds], indices: Sequence[int], *, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[TokenIds],
+        indices: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
     ) -> list[Completion]: ...
 
 
@@ -38,6 +45,7 @@ class _Rows(NamedTuple):
     max_tokens: int
     temperature: float
     seed: int
+    stop: tuple[str, ...]
 
 
 class CrewEngine:
@@ -63,6 +71,7 @@ class CrewEngine:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         """The completions that one process would sample, told to `on_done` in the order in which it would tell them."""
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
@@ -70,7 +79,7 @@ class CrewEngine:
         untold = [i for at in range(0, len(order), alone) for i in sorted(order[at : at + alone])]
         done: dict[int, Completion] = {}
         while len(done) < len(order):
-            found = self._round(order[len(done) :], prompts, max_tokens, temperature, seed)
+            found = self._round(order[len(done) :], prompts, max_tokens, temperature, seed, tuple(stop))
             done |= found
             while on_done is not None and untold and untold[0] in done:
                 i = untold.pop(0)
@@ -78,14 +87,20 @@ class CrewEngine:
         return [done[i] for i in range(len(prompts))]
 
     def _round(
-        self, waiting: Sequence[int], prompts: Sequence[TokenIds], max_tokens: int, temperature: float, seed: int
+        self,
+        waiting: Sequence[int],
+        prompts: Sequence[TokenIds],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: tuple[str, ...],
     ) -> dict[int, Completion]:
         """One batch a rank, of neighbours in length, so that no rank waits long for another."""
         count = min(len(waiting), self._size * (self._batch_size or len(waiting)))
         width = -(-count // self._size)
         parts = [list(waiting[:count][rank * width : (rank + 1) * width]) for rank in range(self._size)]
         sampled = self._sample(
-            [_Rows(part, [prompts[i] for i in part], max_tokens, temperature, seed) for part in parts]
+            [_Rows(part, [prompts[i] for i in part], max_tokens, temperature, seed, stop) for part in parts]
         )
         return {i: one for part, found in zip(parts, sampled, strict=True) for i, one in zip(part, found, strict=True)}
 
@@ -99,4 +114,5 @@ class CrewEngine:
             max_tokens=rows.max_tokens,
             temperature=rows.temperature,
             seed=rows.seed,
+            stop=rows.stop,
         )

@@ -7,7 +7,6 @@ more); behaviour log-probs are only right without them, so that config is set as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -20,15 +19,18 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from critique_rl.engines.draws import draw, row_uniforms
-from critique_rl.errors import ModelError
+from critique_rl.engines.local import LocalEngine, as_completion
+from critique_rl.engines.stopping import StopStrings
 from critique_rl.ops.logprobs import token_logprobs
 from critique_rl.types import Array, Completion, TokenIds
 
 
-class HFEngine:
+class HFEngine(LocalEngine):
     """`protocols.RolloutEngine` that samples from the very weights that are trained.
 
     A completion depends on its prompt, the seed and its place in the call alone: not on `batch_size`, and not on the
@@ -45,29 +47,8 @@ class HFEngine:
         pad_id: int,
         batch_size: int,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.accelerator = accelerator
-        self.end_ids = tuple(end_ids)
+        super().__init__(model, tokenizer, accelerator, end_ids=end_ids, batch_size=batch_size)
         self.pad_id = pad_id
-        self.batch_size = batch_size
-
-    def generate(
-        self,
-        prompts: Sequence[TokenIds],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        on_done: Callable[[int, Completion], None] | None = None,
-    ) -> list[Completion]:
-        """One completion per prompt; temperature 0 is greedy. `on_done` hears of a batch's completions when it ends.
-
-        Raises ModelError for logits that are not finite. Leaves the global random state alone.
-        """
-        return self.generate_rows(
-            prompts, range(len(prompts)), max_tokens=max_tokens, temperature=temperature, seed=seed, on_done=on_done
-        )
 
     @torch.no_grad()
     def generate_rows(
@@ -79,18 +60,19 @@ class HFEngine:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """`generate` for some rows of a larger call: `indices[i]` is the place of `prompts[i]` in the whole call.
+        """`generate` for some rows of a larger call; `on_done` hears of a batch's completions when it ends.
 
-        Processes that share a call out give the completions that one process would. `on_done(i, completion)` counts
-        i as `prompts` does. Raises ModelError for logits that are not finite.
+        Raises ModelError for logits that are not finite. Leaves the global random state alone.
         """
+        stops = self.stop_strings(stop)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         uniforms_NT = row_uniforms(seed, indices, max_tokens if temperature > 0 else 0)
         done: dict[int, Completion] = {}
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            completions = self._sample([prompts[i] for i in rows], uniforms_NT[rows], max_tokens, temperature)
+            completions = self._sample([prompts[i] for i in rows], uniforms_NT[rows], max_tokens, temperature, stops)
             done.update(zip(rows, completions, strict=True))
             if on_done is not None:
                 for i in sorted(rows):
@@ -98,7 +80,7 @@ class HFEngine:
         return [done[i] for i in range(len(prompts))]
 
     def _sample(
-        self, prompts: list[TokenIds], uniforms_BT: Array, max_tokens: int, temperature: float
+        self, prompts: list[TokenIds], uniforms_BT: Array, max_tokens: int, temperature: float, stops: StopStrings
     ) -> list[Completion]:
         width = max(len(p) for p in prompts)
         ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
@@ -126,12 +108,13 @@ class HFEngine:
                         do_sample=False,
                     ),
                     logits_processor=LogitsProcessorList([chooser]),
+                    stopping_criteria=StoppingCriteriaList([_Stopper(stops, self.end_ids, width)] if stops else []),
                 ),
             )
         sampled_BT = sequences_BT[:, width:].tolist()
         logprobs_BT = torch.stack(chooser.logprobs, dim=1).tolist()
         return [
-            as_completion(ids_T, logprobs_T, self.end_ids, self.tokenizer)
+            as_completion(ids_T, logprobs_T, self.end_ids, self.tokenizer, stops)
             for ids_T, logprobs_T in zip(sampled_BT, logprobs_BT, strict=True)
         ]
 
@@ -166,20 +149,24 @@ class _Chooser(LogitsProcessor):
         return only_BV.scatter_(1, ids_B.unsqueeze(-1), 1.0)
 
 
-def as_completion(
-    ids: Sequence[int], logprobs: Sequence[float], end_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> Completion:
-    """Keep ids up to and including the first end token: whatever follows is padding. Raises ModelError."""
-    end = next((t for t, token in enumerate(ids) if token in end_ids), None)
-    length = len(ids) if end is None else end + 1
-    if not all(map(math.isfinite, logprobs[:length])):
-        raise ModelError(
-            "engine: the policy's logits are not finite, so nothing can be sampled from it; resume from an earlier "
-            "checkpoint, with a lower optimizer.learning_rate"
-        )
-    return Completion(
-        completion_ids=tuple(ids[:length]),
-        behaviour_logprobs=tuple(logprobs[:length]),
-        text=cast(str, tokenizer.decode(list(ids[:length]), skip_special_tokens=True)),
-        finished=end is not None,
-    )
+class _Stopper(StoppingCriteria):
+    """Ends a row at the first id with which what was sampled holds a stop string.
+
+    transformers' own `StopStringCriteria` does not know where a prompt ends, and puts tokens' texts side by side where
+    a completion is what a decoder makes of them.
+    """
+
+    def __init__(self, stops: StopStrings, end_ids: Sequence[int], width: int) -> None:
+        self.stops = stops
+        self.end_ids = end_ids
+        self.width = width
+        self.ended: set[int] = set()
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: tuple[torch.Tensor] | None, **kwargs: object
+    ) -> torch.BoolTensor:
+        for row, ids_T in enumerate(input_ids[:, self.width :].tolist()):
+            if row not in self.ended and (ids_T[-1] in self.end_ids or self.stops.ends(ids_T)):
+                self.ended.add(row)
+        ended = [row in self.ended for row in range(len(input_ids))]
+        return cast(torch.BoolTensor, torch.tensor(ended, device=input_ids.device))

@@ -22,6 +22,7 @@ import torch
 
 from critique_rl.config.engine import VllmEngineConfig
 from critique_rl.engines.nccl_sync import NamedWeights, nccl_sync
+from critique_rl.engines.stopping import StopStrings
 from critique_rl.engines.sync import ReloadSync, WeightSync
 from critique_rl.engines.vllm_connection import WAYS_OUT, ServerGone, call_pool
 from critique_rl.engines.vllm_http import Sampled, VllmServer
@@ -82,8 +83,10 @@ class VllmServerEngine:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """One completion per prompt, each with a seed of its own; temperature 0 is greedy.
+        """One completion per prompt, each with a seed of its own; temperature 0 is greedy. `stop`: texts that end a
+        completion; the server looks for them in its own text, and what is kept is decided by the policy's.
 
         Equal seeds give equal completions as far as the server's arithmetic does not depend on what it batches.
         Raises EngineError: the server stayed away, refuses, or does not hold the trainer's weights.
@@ -92,12 +95,13 @@ class VllmServerEngine:
             raise ConfigError(
                 f"temperature = {temperature:g}: vLLM samples no colder than {_COLDEST:g}; set 0 for greedy"
             )
+        stops = StopStrings(stop, self._policy.decode)
         done: dict[int, Completion] = {}
 
         def sample_the_rest() -> None:
             self.sync_weights()
             left = {i: prompt for i, prompt in enumerate(prompts) if i not in done}
-            with closing(self._sample(left, max_tokens, temperature, seed)) as arriving:
+            with closing(self._sample(left, max_tokens, temperature, seed, stops)) as arriving:
                 for i, completion in arriving:
                     done[i] = completion
                     if on_done is not None:
@@ -137,7 +141,8 @@ class VllmServerEngine:
     def _prove(self, version: int) -> None:
         """Sample a little and score it with the trainer. Raises EngineError if the two disagree."""
         prompts = dict(enumerate(self._policy.encode([Message(role="user", content=text)]) for text in _PROBES))
-        sampled = dict(self._sample(prompts, self._config.probe_tokens, self._temperature, version))
+        none = StopStrings((), self._policy.decode)
+        sampled = dict(self._sample(prompts, self._config.probe_tokens, self._temperature, version, none))
         rows = [(prompts[i], sampled[i]) for i in prompts]
         trainer = self._policy.logprobs([prompt for prompt, _ in rows], [c.completion_ids for _, c in rows])
         server = [c.behaviour_logprobs for _, c in rows]
@@ -155,7 +160,7 @@ class VllmServerEngine:
             )
 
     def _sample(
-        self, prompts: Mapping[int, TokenIds], max_tokens: int, temperature: float, seed: int
+        self, prompts: Mapping[int, TokenIds], max_tokens: int, temperature: float, seed: int, stops: StopStrings
     ) -> Generator[tuple[int, Completion]]:
         """Completions as they arrive; the others end in ServerGone once all have ended. Raises EngineError at once."""
         ready: queue.SimpleQueue[tuple[int, Future[CallResult[Sampled]]]] = queue.SimpleQueue()
@@ -163,8 +168,8 @@ class VllmServerEngine:
         gone: ServerGone | None = None
         try:
             for i, prompt in prompts.items():
-                sampling = self._sampling(max_tokens, temperature, request_seed(seed, i))
-                call = PlannedCall(send=partial(self._send, prompt, sampling))
+                sampling = self._sampling(max_tokens, temperature, request_seed(seed, i), stops)
+                call = PlannedCall(send=partial(self._send, prompt, sampling, stops))
                 future = self._pool.start(self._pool.call(call))
                 sent.append(future)
                 future.add_done_callback(partial(_put, ready, i))
@@ -172,7 +177,7 @@ class VllmServerEngine:
                 i, future = ready.get()
                 result = future.result()
                 if result.answer is not None:
-                    yield i, self._completion(result.answer)
+                    yield i, self._completion(result.answer, stops)
                 elif isinstance(result.error, CriticSetupError | CriticMalformedError):
                     raise EngineError(f"engine: the server at {self._server.address}: {result.error} ({WAYS_OUT})")
                 else:
@@ -183,19 +188,21 @@ class VllmServerEngine:
         if gone is not None:
             raise gone
 
-    async def _send(self, prompt: TokenIds, sampling: Mapping[str, object]) -> Sampled:
+    async def _send(self, prompt: TokenIds, sampling: Mapping[str, object], stops: StopStrings) -> Sampled:
         sampled = await self._server.generate(prompt, sampling)
         if sampled.weights != frozenset({self._label}):
             stale = CriticError(f"it samples from weights {sorted(sampled.weights)}, not from {self._label!r}")
             raise CallFailed(stale, retryable=False)
-        if sampled.stopped and sampled.token_ids[-1] not in self._end_ids:
+        last = sampled.token_ids[-1]
+        if sampled.stopped and last not in self._end_ids and stops.cut(sampled.token_ids) is None:
+            unread = f", and its text here holds none of {list(stops.strings)}" if stops else ""
             raise CallFailed(
-                CriticMalformedError(f"a completion stopped at id {sampled.token_ids[-1]}, which ends none here"),
+                CriticMalformedError(f"a completion stopped at id {last}, which ends none here{unread}"),
                 retryable=False,
             )
         return sampled
 
-    def _sampling(self, max_tokens: int, temperature: float, seed: int) -> dict[str, object]:
+    def _sampling(self, max_tokens: int, temperature: float, seed: int, stops: StopStrings) -> dict[str, object]:
         # Whatever is left out here, the server may fill from the model's generation config or its own defaults.
         return {
             "n": 1,
@@ -213,16 +220,28 @@ class VllmServerEngine:
             "ignore_eos": True,
             "stop_token_ids": sorted(self._end_ids),
             "logprobs": 0,
-            "detokenize": False,
+            **(_looks_for(stops) if stops else {"detokenize": False}),
         }
 
-    def _completion(self, sampled: Sampled) -> Completion:
+    def _completion(self, sampled: Sampled, stops: StopStrings) -> Completion:
+        stopped = stops.cut(sampled.token_ids)
+        ids = sampled.token_ids[:stopped]
         return Completion(
-            completion_ids=sampled.token_ids,
-            behaviour_logprobs=sampled.logprobs,
-            text=self._policy.decode(sampled.token_ids),
-            finished=sampled.token_ids[-1] in self._end_ids,
+            completion_ids=ids,
+            behaviour_logprobs=sampled.logprobs[:stopped],
+            text=self._policy.decode(ids),
+            finished=stopped is not None or ids[-1] in self._end_ids,
         )
+
+
+def _looks_for(stops: StopStrings) -> dict[str, object]:
+    # The ids that it gives end with the one that completes a stop string; its text is not read.
+    return {
+        "stop": list(stops.strings),
+        "include_stop_str_in_output": True,
+        "detokenize": True,
+        "skip_special_tokens": True,
+    }
 
 
 def request_seed(seed: int, index: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple, Protocol, cast
 
 from critique_rl.errors import ConfigError
@@ -31,8 +32,8 @@ class Hears(Protocol):
 class Episode(Completion):
     """A completion with the tool's ids among its own: log-prob 0 and False in `policy_mask` there.
 
-    `text` is a transcript of words and observations in a row. `finished`: the last turn ended by an end token, and got
-    no observation; an episode that ran out of turns or room is not finished.
+    `text` is a transcript of words and observations in a row. `finished`: the last turn ended by an end token or a stop
+    string, and got no observation; an episode that ran out of turns or room is not finished.
     """
 
     policy_mask: tuple[bool, ...] = ()
@@ -150,12 +151,12 @@ class _Player:
     def _sample(self, episodes: Sequence[_Live], turn: int) -> list[Completion]:
         longest = max(episode.left for episode in episodes)
         limit = self._environment.max_turn_tokens
-        return self._engine.generate(
-            [(*episode.prompt, *episode.ids) for episode in episodes],
-            max_tokens=longest if limit is None else min(limit, longest),
-            temperature=self._temperature,
-            seed=self._seed if turn == 0 else derive_seed(self._seed, turn, "turn"),
-        )
+        prompts = [(*episode.prompt, *episode.ids) for episode in episodes]
+        max_tokens = longest if limit is None else min(limit, longest)
+        seed = self._seed if turn == 0 else derive_seed(self._seed, turn, "turn")
+        sample = partial(self._engine.generate, max_tokens=max_tokens, temperature=self._temperature, seed=seed)
+        # Not every engine that a user brings along knows of stop strings.
+        return sample(prompts, stop=self._environment.stop) if self._environment.stop else sample(prompts)
 
     def _begin_apart(self, episodes: Sequence[_Live], first_turns: FirstTurns) -> None:
         """Give every group the most different of its candidates. Choosing has changed what they are likely to be, and

@@ -117,6 +117,11 @@ class Environment(Protocol):
         """Longest turn, or None for what is left of the episode."""
         ...
 
+    @property
+    def stop(self) -> Sequence[str]:
+        """Texts that end a turn as an end token does."""
+        ...
+
     def answer(self, task: Task, turns: Sequence[Turn]) -> Turn:
         """The last of `turns` with its action, argument, observation and documents; the episode ends with a turn that
         gets no observation."""

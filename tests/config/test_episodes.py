@@ -38,6 +38,7 @@ def test_defaults() -> None:
         "max_turns": 4,
         "max_turn_tokens": None,
         "max_result_chars": None,
+        "stop_at_calls": True,
         "search_tag": "search",
         "answer_tag": "answer",
         "result_tag": "result",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from critique_rl.build import build_sampler
 from critique_rl.config.run import RunConfig
 from critique_rl.engines import continuous
 from critique_rl.engines.continuous import ContinuousEngine
+from critique_rl.engines.local import as_completion
 from critique_rl.errors import ModelError
 from critique_rl.policy.hf import HFPolicy
 from critique_rl.types import Completion, TokenIds
@@ -101,6 +104,37 @@ def test_sequences_that_make_room_for_others_begin_anew_with_the_same_draws(monk
     assert ids_of(tight) == ids_of(whole)
     for one, other in zip(tight, whole, strict=True):
         np.testing.assert_allclose(one.behaviour_logprobs, other.behaviour_logprobs, atol=2e-6)
+
+
+def test_such_sequences_stop_where_they_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "PAGE_TOKENS", 4)
+    policy = tiny_policy()
+    plain = generate(engine_of(policy, batch_size=7), max_tokens=14)
+    asked: list[int] = []
+    forward = policy.model.forward
+    policy.model.forward = lambda **kwargs: (asked.append(kwargs["input_ids"].shape[1]), forward(**kwargs))[1]  # pyright: ignore
+    sampled: list[int] = []
+
+    def counted(ids: Sequence[int], *rest: Any) -> Completion:
+        sampled.append(len(ids))
+        return as_completion(ids, *rest)
+
+    monkeypatch.setattr(continuous, "as_completion", counted)
+
+    def sample(kind: type[ContinuousEngine], stop: str) -> list[TokenIds]:
+        sampled.clear()
+        engine = engine_of(policy, batch_size=7, kind=kind)
+        return ids_of(engine.generate(PROMPTS, max_tokens=14, temperature=1.0, seed=3, stop=[stop]))
+
+    # Any two neighbours of the longest prompt's row, which has to begin anew: two stand on both sides of that.
+    for one, other in itertools.pairwise(plain[2].text.split()[:-1]):
+        stop = f"{one} {other}"[1:-1]
+        whole = sample(ContinuousEngine, stop)
+        assert whole != ids_of(plain)
+        asked.clear()
+        assert sample(Tight, stop) == whole
+        assert sum(asked) > sum(len(p) + len(ids) - 1 for p, ids in zip(PROMPTS, whole, strict=True))
+        assert sorted(sampled) == sorted(map(len, whole))  # not an id was sampled for nothing
 
 
 def test_rows_of_a_larger_call() -> None:

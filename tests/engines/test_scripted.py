@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from critique_rl.engines.scripted import ScriptedEngine
 
 
@@ -18,6 +20,32 @@ def test_answers_are_encoded_and_closed() -> None:
     assert (first.completion_ids, first.behaviour_logprobs) == ((97, 98, 0), (-0.5,) * 3)
     assert (first.text, first.finished) == ("ab", True)
     assert second.completion_ids == (0,) and second.finished
+
+
+@pytest.mark.parametrize(
+    ("said", "stop", "kept", "finished"),
+    [
+        ("ab!cd", ("!",), "ab!", True),
+        ("ab!c?", ("?", "!"), "ab!", True),
+        ("a!", ("a!b", "!"), "a!", True),
+        ("abcdefgh!", ("!",), "abcdef", False),  # six ids of room: the stop is never reached
+        ("abcde!gh", ("!",), "abcde!", True),
+    ],
+)
+def test_a_stop_string_ends_an_answer_without_an_end_token(
+    said: str, stop: tuple[str, ...], kept: str, finished: bool
+) -> None:
+    engine = ScriptedEngine(lambda prompt, i: said, lambda text: [ord(c) for c in text], end_id=0)
+    (found,) = engine.generate([(1,)], max_tokens=6, temperature=1.0, seed=0, stop=stop)
+    assert found.completion_ids == tuple(ord(c) for c in kept)
+    assert found.finished is finished
+    assert found.text.startswith(kept)
+
+
+def test_a_stop_string_that_is_not_said_changes_nothing() -> None:
+    engine = ScriptedEngine(lambda prompt, i: "abc", lambda text: [ord(c) for c in text], end_id=0)
+    plain, asked = (engine.generate([(1,)], max_tokens=9, temperature=1.0, seed=0, stop=stop) for stop in ((), ("!",)))
+    assert asked == plain
 
 
 def test_an_answer_without_room_is_unfinished() -> None:

@@ -67,8 +67,9 @@ def generate(
     temperature: float = 1.0,
     seed: int = 3,
     on_done: Callable[[int, Completion], None] | None = None,
+    stop: Sequence[str] = (),
 ) -> list[Completion]:
-    return engine.generate(PROMPTS, max_tokens=9, temperature=temperature, seed=seed, on_done=on_done)
+    return engine.generate(PROMPTS, max_tokens=9, temperature=temperature, seed=seed, on_done=on_done, stop=stop)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -96,7 +97,61 @@ def test_sampling_is_unmodified_and_ends_at_our_ids(tmp_path: Path) -> None:
         assert unmodified.items() <= sampling.items()
         assert (sampling["stop_token_ids"], sampling["ignore_eos"], sampling["logprobs"]) == ([END], True, 0)
         assert (sampling["temperature"], sampling["max_tokens"]) == (0.7, 9)
+        assert sampling["detokenize"] is False and "stop" not in sampling
     assert sorted(tuple(body["token_ids"]) for body in last) == sorted(PROMPTS)  # pyright: ignore[reportArgumentType]
+
+
+def stops_of(whole: list[Completion]) -> list[str]:
+    """One across two ids, one inside an id."""
+    ids = next(c.completion_ids for c in whole if len(c.completion_ids) > 4)
+    return [f"{ids[2]} {ids[3]}"[1:], "3"]
+
+
+@pytest.mark.parametrize("overshoots", [0, 2])
+def test_stop_strings_are_the_servers_to_look_for_and_ours_to_cut_at(tmp_path: Path, overshoots: int) -> None:
+    with running(tmp_path, Trouble(overshoots=overshoots)) as (engine, fake, policy):
+        whole = generate(engine)
+        stop = stops_of(whole)
+        before = len(fake.requests)
+        found = generate(engine, stop=stop)
+        asked = [body["sampling_params"] for at, body in fake.requests[before:] if at.endswith("/generate")]
+    assert len(asked) == len(PROMPTS)
+    for sampling in asked:
+        assert isinstance(sampling, dict)
+        wanted = {"stop": stop, "include_stop_str_in_output": True, "detokenize": True, "skip_special_tokens": True}
+        assert wanted.items() <= sampling.items()
+        assert (sampling["stop_token_ids"], sampling["ignore_eos"]) == ([END], True)
+    stopped = 0
+    for one, other in zip(found, whole, strict=True):
+        kept = next(
+            (
+                n
+                for n in range(1, len(other.completion_ids) + 1)
+                if any(text in policy.decode(other.completion_ids[:n]) for text in stop)
+            ),
+            None,
+        )
+        stopped += kept is not None
+        assert one.completion_ids == other.completion_ids[:kept]
+        assert one.behaviour_logprobs == other.behaviour_logprobs[:kept]
+        assert one.text == policy.decode(one.completion_ids)
+        assert one.finished == (other.finished or kept is not None)
+    assert stopped >= 2
+
+
+def test_stop_strings_that_are_never_met_change_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as (engine, _, _):
+        assert generate(engine, stop=["</search>"]) == generate(engine)
+
+
+def test_a_stop_that_our_text_does_not_hold_is_told(tmp_path: Path) -> None:
+    class Other(FakePolicy):
+        def decode(self, ids: Sequence[int]) -> str:
+            return ""
+
+    said = pytest.raises(EngineError, match=r"stopped at id \d+, which ends none here, and its text here holds none of")
+    with running(tmp_path, policy=Other()) as (engine, _, _), said:
+        generate(engine, stop=["3"])
 
 
 def test_equal_prompts_differ_and_equal_calls_agree(tmp_path: Path) -> None:

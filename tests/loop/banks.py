@@ -74,6 +74,7 @@ class Sampler:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         names = [decode(prompt).partition("user: ")[2] for prompt in prompts]
         if names and not names[0].endswith("sevens."):

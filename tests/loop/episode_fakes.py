@@ -26,10 +26,18 @@ class HearingPolicy(CharPolicy):
 class Echo:
     """A word in capitals ends the episode, "?" is no call, anything else is looked up: "cat" gives the document CAT."""
 
-    def __init__(self, *, max_turns: int = 3, max_turn_tokens: int | None = None, cost: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_turns: int = 3,
+        max_turn_tokens: int | None = None,
+        cost: float = 0.0,
+        stop: tuple[str, ...] = (),
+    ) -> None:
         self.max_turns = max_turns
         self.max_turn_tokens = max_turn_tokens
         self.cost = cost
+        self.stop = stop
 
     def answer(self, task: Task, turns: Sequence[Turn]) -> Turn:
         turn = turns[-1]
@@ -59,6 +67,7 @@ class Saying:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         self.calls.append((list(prompts), max_tokens, seed))
         done: list[Completion] = []

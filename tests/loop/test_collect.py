@@ -24,6 +24,7 @@ class Recorder:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         """Leaves `on_done` alone, as an engine may that has nothing to tell before the end."""
         self.calls.append((prompts, max_tokens, temperature, seed))

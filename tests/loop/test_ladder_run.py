@@ -64,6 +64,7 @@ class Under:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         contexts = [decode(prompt) for prompt in prompts]
         self.contexts += contexts

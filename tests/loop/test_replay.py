@@ -80,6 +80,7 @@ class Sampler:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         self.calls += 1
         if self.calls == self.stop_at:

@@ -46,6 +46,8 @@ class Trouble:
     refuses: tuple[int, str] | None = None
     no_dev: bool = False
     max_logprobs: int = 20
+    overshoots: int = 0
+    """How many ids it gives behind the one that completes a stop string."""
     fails_at: Mapping[int, tuple[int, str]] = field(default_factory=dict[int, tuple[int, str]])
     """The answer to a prompt that holds this id."""
     garbles: Callable[[list[int], PromptLogprobs], object] = lambda _ids, logprobs: logprobs
@@ -151,11 +153,14 @@ class FakeVllm:
             return self._score(cast("list[int]", body["token_ids"]), cast(int, asked["prompt_logprobs"]))
         limit, temperature = cast(int, asked["max_tokens"]), cast(float, asked["temperature"])
         ids = sample(cast("list[int]", body["token_ids"]), cast(int, asked["seed"]), limit)
+        stopped = _stop_string(ids, asked)
+        if stopped is not None:
+            ids = ids[: stopped[0] + trouble.overshoots]
         content = [{"token_id": i, "logprob": logprob(i, self.scale, temperature), "rank": 1} for i in ids]
         choice: dict[str, object] = {
             "index": 0,
-            "finish_reason": "stop" if ids[-1] == END else "length",
-            "stop_reason": END if ids[-1] == END else None,
+            "finish_reason": "stop" if ids[-1] == END or stopped is not None else "length",
+            "stop_reason": END if ids[-1] == END else stopped and stopped[1],
             "token_ids": ids,
             "weight_versions": [{"version": self.label, "start": 0, "end": len(ids)}],
             "logprobs": {"content": content},
@@ -173,6 +178,19 @@ class FakeVllm:
         logprobs: PromptLogprobs = [None]
         logprobs += [ranked(row, i, k) for row, i in zip(self.scores(ids), ids[1:], strict=True)]
         return 200, {"choices": [{"index": 0, "token_ids": [3]}], "prompt_logprobs": trouble.garbles(ids, logprobs)}
+
+
+def _stop_string(ids: list[int], asked: Mapping[str, object]) -> tuple[int, str] | None:
+    """How many ids come until the text (numbers with blanks between them) holds one of `stop`, and which one."""
+    strings = cast("list[str]", asked.get("stop", []))
+    # A real server refuses stop strings without a detokenizer.
+    assert not strings or asked["detokenize"]
+    for count in range(1, len(ids) + 1):
+        text = " ".join(str(i) for i in ids[:count] if i != END)
+        for one in strings:
+            if one in text:
+                return count, one
+    return None
 
 
 def ranked(row: Sequence[float], own: int, k: int) -> dict[str, dict[str, float | None]]:
