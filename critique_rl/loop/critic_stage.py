@@ -1,24 +1,25 @@
 """The critic's part in a step: asked while rollouts are still sampled, collected before refinement, judged after it.
 
-Owns: the order of those, and that a critic which is not trusted is asked no more. Must not know: which critic answers,
-how trust is decided, the policy's weights.
+Owns: the order of those, that a critic which is not trusted is asked no more, and what is told of questions that were
+open when a run was stopped. Must not know: which critic answers, how trust is decided, the policy's weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from critique_rl.config.critic import late_steps, shows_reference, stage_deadline_s
 from critique_rl.config.refinement import CRITIC_RUNGS
 from critique_rl.config.run import RunConfig
 from critique_rl.loop.criticize import CriticTally
-from critique_rl.loop.desk import CriticDesk, DeskLimits, Reviewed
+from critique_rl.loop.desk import CriticDesk, DeskLimits, Resumed, Reviewed
 from critique_rl.loop.exploration import rollout_now
 from critique_rl.loop.guidance import Guidance
 from critique_rl.loop.judge import calibrated, rescues, sample_controls, score_pairs, without_scores
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.seeds import derive_seed
+from critique_rl.loop.waiting import waiting_from_json, waiting_to_json
 from critique_rl.protocols import Trust
 from critique_rl.types import Group, Task
 
@@ -33,9 +34,9 @@ class CriticStage:
         self._config = config
         self._parts = parts
         self._guidance = guidance
-        self._scores_matter = getattr(config.algorithm, "critic_score_weight", 0.0) > 0 or (
-            config.objectives is not None and config.objectives.reads_critic
-        )
+        self._scores_matter = config.reads_scores
+        self._late_steps = late_steps(config.critic)
+        self._abandoned = 0
         self._desk: CriticDesk | None = None
         if parts.critic is not None:
             refinement = config.refinement
@@ -44,10 +45,24 @@ class CriticStage:
                 others_chars=refinement.other_attempts_chars if refinement.aggregate == "critique" else None,
                 show_reference=shows_reference(config.critic),
                 deadline_s=stage_deadline_s(config.critic),
-                late_steps=late_steps(config.critic),
+                late_steps=self._late_steps,
             )
             encode = parts.policy.encode_completion
             self._desk = CriticDesk(parts.critic, limits, tokens_of=lambda reply: len(encode(reply)))
+
+    def begin(self, step: int) -> None:
+        """Before the step: ask again what a checkpoint left open, and say how much that is. Raises CriticSetupError."""
+        found = Resumed(0, self._abandoned) if self._desk is None else self._desk.ask_again(step)
+        self._abandoned = 0
+        if found.sent:
+            self._tell(
+                step,
+                f"questions to the critic that were open at the checkpoint: {found.sent}; they are sent again, and "
+                "what the cache does not answer counts towards the critic's budget anew",
+            )
+        if found.given_up:
+            why = "this run has no critic" if self._desk is None else f"critic.late_steps = {self._late_steps}"
+            self._tell(step, f"questions that were open at the checkpoint and are given up: {found.given_up} ({why})")
 
     def rung(self, task: Task, wanted: int) -> str | None:
         """The rung of the ladder that a plateaued prompt gets now, or None: nothing is to be done about it."""
@@ -121,7 +136,26 @@ class CriticStage:
         with_controls = iter(beside)
         return [next(with_controls) if self._guidance.on_trial(group) else group for group in groups]
 
-    def forget(self, step: int) -> None:
-        """Give up what was asked in a step that is broken off."""
+    def mark(self) -> None:
+        """Remember what is open before a step."""
         if self._desk is not None:
-            self._desk.forget(step)
+            self._desk.mark()
+
+    def rollback(self) -> None:
+        """Give up what was asked since `mark`, and have what was collected since then open again; once."""
+        if self._desk is not None:
+            self._desk.rollback()
+
+    def state_dict(self) -> dict[str, object]:
+        """What is open, as plain JSON."""
+        return waiting_to_json([]) if self._desk is None else self._desk.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """The inverse of `state_dict`; nothing is sent before the next step begins. Errors: CheckpointError."""
+        if self._desk is None:
+            self._abandoned = len(waiting_from_json(state))
+        else:
+            self._desk.load_state_dict(state)
+
+    def _tell(self, step: int, message: str) -> None:
+        self._parts.tracker.event(step + 1, "critic", message)

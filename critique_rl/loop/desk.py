@@ -1,17 +1,19 @@
 """Where requests wait for the critic: sent as soon as a group is whole, collected when the step needs them.
 
-Owns: the stage's deadline, and late critiques that serve a later step. Must not know: which critic answers, training.
-A critic that cannot stream is asked about everything at once, when the answers are collected.
+Owns: the stage's deadline, and late critiques that serve a later step, of this process or of one that resumes the run.
+Must not know: which critic answers, training. A critic that cannot stream is asked about everything at once, when the
+answers are collected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from critique_rl.loop.criticize import CriticTally, Question, attach, probe, questions
+from critique_rl.loop.waiting import Waiting, waiting_from_json, waiting_to_json
 from critique_rl.protocols import Critic, StreamingCritic
 from critique_rl.types import CriticOutcome, Critique, Group
 
@@ -31,11 +33,20 @@ class DeskLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Open:
+    """`group` is None for a probe. `future` is None where nobody has been asked yet."""
+
     step: int
-    group: Group
+    group: Group | None
     question: Question
     future: Future[Critique] | None
     probes: bool | None = None
+
+
+class Resumed(NamedTuple):
+    """Questions that a checkpoint left open: how many were sent again, and how many no step may wait for any more."""
+
+    sent: int
+    given_up: int
 
 
 class Reviewed(NamedTuple):
@@ -57,6 +68,7 @@ class CriticDesk:
         self._tokens_of = tokens_of
         self._limits = limits
         self._open: list[_Open] = []
+        self._mark: list[_Open] | None = None
 
     @property
     def waiting(self) -> int:
@@ -73,7 +85,7 @@ class CriticDesk:
             others_chars=limits.others_chars,
         )
         for question in asked:
-            self._send(step, group, question)
+            self._open.append(_Open(step, group, question, self._sent(question)))
         return len(asked)
 
     def ask_probes(self, step: int, groups: Sequence[Group]) -> bool:
@@ -83,7 +95,7 @@ class CriticDesk:
         if right is None or wrong is None:
             return False
         for question, correct in ((right, True), (wrong, False)):
-            self._send(step, groups[0], question, probes=correct)
+            self._open.append(_Open(step, None, question, self._sent(question), correct))
         return True
 
     def collect(self, step: int, groups: Sequence[Group]) -> Reviewed:
@@ -93,7 +105,7 @@ class CriticDesk:
         """
         ended = self._ended(step)
         reviewed = [attach(group, _of(group, ended)) for group in groups]
-        earlier = {id(e.group): e.group for e, _ in ended if e.step < step and e.probes is None}
+        earlier = {id(e.group): e.group for e, _ in ended if e.step < step and e.group is not None}
         late = [
             replace(attach(replace(group, critiques={}), _of(group, ended)), late=True, plateaued=True)
             for group in earlier.values()
@@ -105,20 +117,47 @@ class CriticDesk:
             tally=CriticTally.of([critique for _, critique in ended], tokens_of=self._tokens_of),
         )
 
-    def forget(self, step: int) -> None:
-        """Give up what was asked in a step that is broken off."""
-        for entry in self._open:
-            if entry.step == step and entry.future is not None:
-                entry.future.cancel()
-        self._open = [entry for entry in self._open if entry.step != step]
+    def ask_again(self, step: int) -> Resumed:
+        """Before a step asks anything: send what was loaded without its answer, and give up what is too old for it.
 
-    def _send(self, step: int, group: Group, question: Question, *, probes: bool | None = None) -> None:
+        Errors: CriticSetupError, all that a critic may raise.
+        """
+        kept = [entry for entry in self._open if step - entry.step <= self._limits.late_steps]
+        unsent = {id(e) for e in kept if e.future is None or e.future.cancelled()}
+        given_up = len(self._open) - len(kept)
+        self._open = [replace(e, future=self._sent(e.question)) if id(e) in unsent else e for e in kept]
+        return Resumed(len(unsent), given_up)
+
+    def mark(self) -> None:
+        """Remember what is open, at a cost of one list entry a question."""
+        self._mark = list(self._open)
+
+    def rollback(self) -> None:
+        """Give up what was asked since `mark`, and have what was collected since then open again; once."""
+        assert self._mark is not None, "rollback without a mark"
+        known = set(map(id, self._mark))
+        for entry in self._open:
+            if id(entry) not in known and entry.future is not None:
+                entry.future.cancel()
+        self._open, self._mark = self._mark, None
+
+    def state_dict(self) -> dict[str, object]:
+        """What is open, as plain JSON; an answer that has come in the meantime is kept with its question."""
+        return waiting_to_json([_waiting(e) for e in self._open])
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """The inverse of `state_dict`; nothing is sent before `ask_again`. Errors: CheckpointError."""
+        self._open = [
+            _Open(one.step, one.group, one.question, _answered(one.answer), one.probes)
+            for one in waiting_from_json(state)
+        ]
+
+    def _sent(self, question: Question) -> Future[Critique] | None:
         critic = self._critic
-        future = critic.submit(question.request) if isinstance(critic, StreamingCritic) else None
-        self._open.append(_Open(step, group, question, future, probes))
+        return critic.submit(question.request) if isinstance(critic, StreamingCritic) else None
 
     def _ended(self, step: int) -> list[tuple[_Open, Critique]]:
-        entries, self._open = self._open, []
+        entries, late = self._open, list[_Open]()
         futures = [entry.future for entry in entries if entry.future is not None and entry.step == step]
         if futures:
             wait(futures, timeout=self._limits.deadline_s)
@@ -131,10 +170,11 @@ class CriticDesk:
             elif entry.future.done():
                 answered.append((entry, self._result(entry, entry.future)))
             elif step - entry.step < self._limits.late_steps:
-                self._open.append(entry)
+                late.append(entry)
             else:
                 entry.future.cancel()
                 answered.append((entry, self._timed_out(entry)))
+        self._open = late
         return answered
 
     def _result(self, entry: _Open, future: Future[Critique]) -> Critique:
@@ -155,4 +195,29 @@ class CriticDesk:
 
 
 def _of(group: Group, ended: Sequence[tuple[_Open, Critique]]) -> list[tuple[Question, Critique]]:
-    return [(entry.question, critique) for entry, critique in ended if entry.group is group and entry.probes is None]
+    return [(entry.question, critique) for entry, critique in ended if entry.group is group]
+
+
+def _waiting(entry: _Open) -> Waiting:
+    return Waiting(
+        step=entry.step,
+        question=entry.question,
+        group=entry.group,
+        probes=entry.probes,
+        answer=_answer(entry.future),
+    )
+
+
+def _answer(future: Future[Critique] | None) -> Critique | None:
+    """What has come; a future that was cancelled or that failed holds nothing."""
+    if future is None or not future.done() or future.cancelled() or future.exception() is not None:
+        return None
+    return future.result()
+
+
+def _answered(critique: Critique | None) -> Future[Critique] | None:
+    if critique is None:
+        return None
+    future: Future[Critique] = Future()
+    future.set_result(critique)
+    return future

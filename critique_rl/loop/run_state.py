@@ -19,13 +19,20 @@ class _Remembers(Protocol):
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
-class RunState:
-    """Counters and memories of one run. Critiques that are still on their way are not part of it."""
+class _TakesBack(_Remembers, Protocol):
+    def mark(self) -> None: ...
 
-    def __init__(self, parts: Parts) -> None:
+    def rollback(self) -> None: ...
+
+
+class RunState:
+    """Counters and memories of one run, with the questions that its critic has not answered yet."""
+
+    def __init__(self, parts: Parts, critic: _TakesBack | None = None) -> None:
         self.progress = Progress()
         self.conflict: float | None = None  # of the gradients in the latest training step, for the next one's guards
         self._parts = parts
+        self._critic = critic
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON, as a checkpoint holds it."""
@@ -51,13 +58,14 @@ class RunState:
     def mark(self) -> Callable[[], None]:
         """Remember this moment, at a cost that does not grow with the run; returns what restores it."""
         progress, conflict, parts = replace(self.progress), self.conflict, self._parts
-        watching = [part for part in (parts.plateau, parts.trust, parts.replay, parts.recycle) if part is not None]
+        able = (parts.plateau, parts.trust, parts.replay, parts.recycle, self._critic)
+        watching = [part for part in able if part is not None]
         for part in watching:
             part.mark()
         small = [
             (part, part.state_dict())
             for name, part in self._memories().items()
-            if name not in ("trust", "replay", "recycle")
+            if name not in ("trust", "replay", "recycle", "late_critiques")
         ]
 
         def take_back() -> None:
@@ -84,5 +92,6 @@ class RunState:
             "exploration": parts.exploration,
             "phases": parts.phases,
             "skills": parts.skills,
+            "late_critiques": self._critic,
         }
         return {name: part for name, part in optional.items() if part is not None}

@@ -30,7 +30,7 @@ from critique_rl.loop.exploration import (
 )
 from critique_rl.loop.forgetting import watch_forgetting
 from critique_rl.loop.gather import Gatherer
-from critique_rl.loop.guards import conflict_of, uninjected, vitals
+from critique_rl.loop.guards import conflict_of, uninjected
 from critique_rl.loop.guidance import load_guidance
 from critique_rl.loop.interrupts import interrupts_held
 from critique_rl.loop.metrics import algorithm_metrics, critic_metrics, generated_tokens, group_metrics
@@ -58,13 +58,13 @@ class Trainer:
         self.config = config
         self.parts = parts
         self.run_dir = run_dir
-        self._state = RunState(parts)
         self._ending = Ending(config, parts)
         self.stopped_because = ""
         self._saved_step: int | None = None
         check_second_verifier(config.refinement, parts.tasks, reward=parts.reward, seed=config.seed)
         self._guidance = load_guidance(config.refinement, parts.refine_template)
         self._critic = CriticStage(config, parts, self._guidance)
+        self._state = RunState(parts, self._critic)
         self._replay = ReplayStage(config, parts)
         self._gatherer = Gatherer(config, parts, self._critic, self._replay, self._state)
         self._skills = SkillStage(config, parts, run_dir)
@@ -122,11 +122,11 @@ class Trainer:
     def _whole_step(self) -> None:
         """One step, or none of it: a step that is broken off is taken back, so that a resume repeats it exactly."""
         step = self.progress.step
+        self._critic.begin(step)
         take_back = self._state.mark()
         try:
             self._step()
         except (KeyboardInterrupt, CritiqueRLError) as stop:
-            self._critic.forget(step)
             if self.progress.step == step:
                 take_back()
             if isinstance(stop, CritiqueRLError) and not isinstance(stop, CheckpointError):
@@ -175,7 +175,7 @@ class Trainer:
         gate = self.parts.teacher_gate
         if gate is None:
             return self.parts.policy.step(samples)
-        seen = vitals(self._gatherer.sampled)
+        seen = self._gatherer.vitals()
         refresh = gate.observe(reward=seen.success, p95_tokens=seen.p95_tokens, truncated=seen.truncated)
         return self.parts.policy.step(samples, refresh_teacher=refresh)
 
@@ -265,7 +265,7 @@ class Trainer:
             engine=parts.engine,
             reward=parts.reward,
             config=config.evaluation,
-            max_tokens=config.rollout.max_tokens,
+            max_tokens=config.evaluation_tokens,
             seed=derive_seed(config.seed, step, "evaluation"),
             environment=parts.environment,
         )

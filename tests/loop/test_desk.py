@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ import pytest
 from critique_rl.critics.scripted import FailingCritic, ScriptedCritic
 from critique_rl.errors import CriticSetupError
 from critique_rl.loop.criticize import CriticTally, usable
-from critique_rl.loop.desk import CriticDesk, DeskLimits, Reviewed
+from critique_rl.loop.desk import CriticDesk, DeskLimits, Resumed, Reviewed
 from critique_rl.protocols import StreamingCritic
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Group
 from tests.loop.fakes import critique, group, task
@@ -194,15 +195,36 @@ def test_the_same_task_twice_in_a_step_keeps_its_critiques_apart() -> None:
     assert reviewed.tally.calls == 2
 
 
-def test_a_broken_off_step_leaves_nothing_behind() -> None:
+def test_a_broken_off_step_leaves_nothing_behind_and_loses_nothing() -> None:
     critic = Streaming()
-    waiting, earlier, broken = desk(critic, late_steps=3), group(task("a"), "41"), group(task("b"), "40")
+    waiting, earlier, broken = desk(critic, late_steps=3), group(task("a"), "41", "39"), group(task("b"), "40")
     waiting.ask(0, earlier)
     waiting.collect(0, [earlier])
+    waiting.mark()
     waiting.ask(1, broken)
-    waiting.forget(1)
-    assert critic.open["40"][1].cancelled() and not critic.open["41"][1].cancelled()
-    assert waiting.waiting == 1
+    critic.answer("41")
+    assert late_of(waiting.collect(1, [broken])) == [("a", ["a/0"])]
+    waiting.rollback()
+    assert critic.open["40"][1].cancelled() and not critic.open["39"][1].cancelled()
+    assert waiting.waiting == 2  # what the step had collected is there for the step that repeats it
+    assert late_of(waiting.collect(1, [])) == [("a", ["a/0"])]
+    with pytest.raises(AssertionError, match="without a mark"):
+        waiting.rollback()
+
+
+def test_a_critic_that_stops_the_run_while_answers_are_collected_loses_none() -> None:
+    critic = Streaming()
+    waiting, earlier, now = desk(critic, late_steps=1), group(task("a"), "41"), group(task("b"), "40")
+    waiting.ask(0, earlier)
+    waiting.collect(0, [earlier])
+    waiting.mark()
+    waiting.ask(1, now)
+    critic.answer("41")
+    critic.open["40"][1].set_exception(CriticSetupError("no key"))
+    with pytest.raises(CriticSetupError):
+        waiting.collect(1, [now])
+    waiting.rollback()
+    assert late_of(waiting.collect(1, [])) == [("a", ["a/0"])]
 
 
 def test_a_probe_pair_is_attached_to_no_group_and_shows_no_verdict() -> None:
@@ -225,3 +247,111 @@ def test_a_critic_that_cannot_be_set_up_stops_the_run() -> None:
     critic.open["41"][1].set_exception(CriticSetupError("no key"))
     with pytest.raises(CriticSetupError, match="no key"):
         waiting.collect(0, [stalled])
+
+
+# -- in a checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def resumed(state: dict[str, object], critic: StreamingCritic, *, late_steps: int) -> CriticDesk:
+    """A desk of a new process, from text as a checkpoint holds it."""
+    again = desk(critic, late_steps=late_steps)
+    again.load_state_dict(json.loads(json.dumps(state)))
+    return again
+
+
+def test_what_waits_is_sent_again_by_the_next_process_and_serves_once() -> None:
+    first, stalled = desk(Streaming(), late_steps=2), group(task("a"), "41", "40", "41")
+    first.ask(0, stalled)
+    first.collect(0, [stalled])
+    critic = Streaming()
+    again = resumed(first.state_dict(), critic, late_steps=2)
+    assert again.state_dict() == first.state_dict() and again.waiting == 2 and not critic.open  # nobody is asked yet
+    assert again.ask_again(1) == Resumed(sent=2, given_up=0)
+    assert again.ask_again(1) == Resumed(sent=0, given_up=0)
+    assert [request.rollout_id for request, _ in critic.open.values()] == ["a/0", "a/1"]
+    critic.answer("41")
+    reviewed = again.collect(1, [])
+    assert late_of(reviewed) == [("a", ["a/0", "a/2"])]  # the twin too
+    assert reviewed.late[0].late and reviewed.late[0].rollouts == stalled.rollouts
+    assert reviewed.tally.outcomes == {"ok": 1}
+    critic.answer("40")
+    assert late_of(again.collect(2, [])) == [("a", ["a/1"])]
+    assert again.waiting == 0
+
+
+def test_an_answer_that_came_before_the_checkpoint_is_not_paid_twice() -> None:
+    streaming = Streaming()
+    first, stalled = desk(streaming, late_steps=1), group(task("a"), "41", "40")
+    first.ask(0, stalled)
+    first.collect(0, [stalled])
+    streaming.answer("41")
+    critic = Streaming()
+    again = resumed(first.state_dict(), critic, late_steps=1)
+    assert again.ask_again(1) == Resumed(sent=1, given_up=0)
+    assert sorted(critic.open) == ["40"]
+    assert late_of(again.collect(1, [])) == [("a", ["a/0", "a/1"])]  # of the other one that it never came
+
+
+@pytest.mark.parametrize(("late_steps", "step", "sent"), [(3, 4, 2), (2, 4, 1), (2, 5, 0), (1, 5, 0), (0, 4, 0)])
+def test_the_age_limit_counts_from_the_step_that_asked(late_steps: int, step: int, sent: int) -> None:
+    """Asked in steps 1 and 2: in step 4 they are 3 and 2 steps old."""
+    first = desk(Streaming(), late_steps=3)
+    for born, name in ((1, "a"), (2, "b")):
+        stalled = group(task(name), "41" if name == "a" else "40")
+        first.ask(born, stalled)
+        first.collect(born, [stalled])
+    critic = Streaming()
+    again = resumed(first.state_dict(), critic, late_steps=late_steps)
+    assert again.ask_again(step) == Resumed(sent=sent, given_up=2 - sent)
+    assert len(critic.open) == again.waiting == sent
+
+
+def test_a_resumed_question_is_given_up_in_the_step_in_which_it_would_have_been() -> None:
+    first, stalled = desk(Streaming(), late_steps=2), group(task("a"), "41")
+    first.ask(0, stalled)
+    first.collect(0, [stalled])
+    critic = Streaming()
+    again = resumed(first.state_dict(), critic, late_steps=2)
+    again.ask_again(1)
+    assert again.collect(1, []).tally.calls == 0
+    assert again.collect(2, []).tally.outcomes == {"timed_out": 1}
+    assert critic.open["41"][1].cancelled()
+
+
+def test_a_probe_travels_too() -> None:
+    first, mixed = desk(Streaming(), late_steps=1), group(task("a"), "42", "41")
+    assert first.ask_probes(0, [mixed])
+    first.collect(0, [mixed])
+    critic = Streaming()
+    again = resumed(first.state_dict(), critic, late_steps=1)
+    again.ask_again(1)
+    assert {attempt: request.score.detail for attempt, (request, _) in critic.open.items()} == {"42": "", "41": ""}
+    critic.answer("42")
+    critic.answer("41")
+    reviewed = again.collect(1, [])
+    assert [(c.rollout_id, correct) for c, correct in reviewed.probes] == [("a/0", True), ("a/1", False)]
+    assert reviewed.late == []
+
+
+def test_what_was_given_up_with_its_process_is_asked_again() -> None:
+    streaming = Streaming()
+    first, stalled = desk(streaming, late_steps=1), group(task("a"), "41")
+    first.ask(0, stalled)
+    first.collect(0, [stalled])
+    streaming.open["41"][1].cancel()  # as a critic that is closed does
+    assert resumed(first.state_dict(), Streaming(), late_steps=1).ask_again(1) == Resumed(sent=1, given_up=0)
+
+
+def test_a_critic_that_does_not_stream_is_asked_again_with_the_others() -> None:
+    first, stalled = desk(Streaming(), late_steps=1), group(task("a"), "41")
+    first.ask(0, stalled)
+    first.collect(0, [stalled])
+    critic = ScriptedCritic([REPLY])
+    again = CriticDesk(critic, DeskLimits(max_attempts=8, late_steps=1))
+    again.load_state_dict(first.state_dict())
+    again.ask_again(1)
+    now = group(task("b"), "40")
+    again.ask(1, now)
+    reviewed = again.collect(1, [now])
+    assert [r.attempt for r in critic.requests] == ["41", "40"]
+    assert late_of(reviewed) == [("a", ["a/0"])] and sorted(reviewed.groups[0].critiques) == ["b/0"]

@@ -67,6 +67,7 @@ class Sampler:
         temperature: float,
         seed: int,
         on_done: Callable[[int, Completion], None] | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         self.calls += 1
         if self.calls == self.stop_at:
@@ -283,6 +284,7 @@ def test_a_critic_that_can_never_answer_stops_the_run_with_everything_on_disk(tm
 def as_json(trainer: Trainer) -> Tree:
     # No conflict between gradients is measured on this policy.
     state = {"progress": trainer.progress.to_json(), "conflict": None, "plateau": trainer.parts.plateau.state_dict()}
+    state["late_critiques"] = {"groups": [], "questions": []}
     return json.loads(json.dumps(state))
 
 
