@@ -2,13 +2,14 @@
 
     A_t = A_t(method) + weight * clip(log T(a_t) - log S(a_t), -C, C)   on tokens with a teacher, and A_t elsewhere
 
-One loss then carries both channels, with one clip on their sum and one denominator, that of the policy gradient; a
-token that only has a teacher joins it (directive distillation alone, late groups). A sample whose sampler's log-probs
-nobody knows has no gap, and is not taught.
+`centred_gap` adds KL(S||T) at the token's state before the clip (vOPD, arXiv 2605.07865). One loss carries both
+channels, with one clip on their sum and the policy gradient's denominator, which a token that only has a teacher joins
+(directive distillation alone, late groups). A sample whose sampler's log-probs nobody knows is not taught.
 
 Deviations: 1. the gap is always clipped, where theirs ran without; 2. S is what the token was sampled with: where
 another engine samples, its mismatch with the trainer is in the gap; 3. no group's correction for an older policy
-enters, as the loss's own ratio corrects for it.
+enters, as the loss's own ratio corrects for it; 4. KL(S||T) is that of the targets' K ids and a tail, with S the policy
+when they were made: it centres in part.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import torch
 
 from critique_rl.algorithms.stamping import taught
 from critique_rl.config.distillation import GAP_CLIP, DistillationConfig
-from critique_rl.ops.gaps import sampled_gap
+from critique_rl.errors import ConfigError
+from critique_rl.ops.divergences import topk_tail_divergence
+from critique_rl.ops.gaps import centred_gap, sampled_gap
 from critique_rl.protocols import Algorithm
-from critique_rl.types import Group, TrainSample
+from critique_rl.types import Array, Group, TeacherTargets, TrainSample
 
 
 class GapAdvantages:
@@ -34,6 +37,7 @@ class GapAdvantages:
         self.method = method
         self.weight = config.weight
         self.clip = GAP_CLIP if config.gap_clip is None else config.gap_clip
+        self.centred = config.centred_gap
         self.name = method.name
         self.needs: frozenset[Literal["critique", "refinement", "teacher"]] = method.needs
 
@@ -45,9 +49,7 @@ class GapAdvantages:
         teacher = sample.teacher
         if teacher is None:
             return sample
-        gap_T = sampled_gap(
-            torch.as_tensor(teacher.sampled_logprobs_T), torch.as_tensor(sample.behaviour_logprobs), clip=self.clip
-        ).numpy()
+        gap_T = self._gap(teacher, sample.behaviour_logprobs)
         taught_T = taught(sample) & np.isfinite(gap_T)
         return replace(
             sample,
@@ -55,3 +57,18 @@ class GapAdvantages:
             pg_weight=np.where(taught_T, 1.0, sample.pg_weight),
             distill_weight=np.zeros_like(sample.distill_weight),
         )
+
+    def _gap(self, teacher: TeacherTargets, behaviour_T: Array) -> Array:
+        sampled, behaviour = torch.as_tensor(teacher.sampled_logprobs_T), torch.as_tensor(behaviour_T)
+        if not self.centred:
+            return sampled_gap(sampled, behaviour, clip=self.clip).numpy()
+        if teacher.student_logprobs_TK is None:
+            raise ConfigError(
+                "distillation.centred_gap = true came with targets that lack student_logprobs_TK; wanted the policy's "
+                "log-probs at their ids when they were made: take them in the pass that made the targets, or leave "
+                "centred_gap out"
+            )
+        reverse_kl = topk_tail_divergence(
+            torch.as_tensor(teacher.student_logprobs_TK), torch.as_tensor(teacher.logprobs_TK), kind="reverse"
+        )
+        return centred_gap(sampled, behaviour, reverse_kl, clip=self.clip).numpy()

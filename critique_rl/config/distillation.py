@@ -30,8 +30,15 @@ TARGET_MIX = 0.01
 GAP_CLIP = 1.0
 """Bound of the log-ratio of teacher to policy, in nats, where nothing else is said."""
 
+SURROGATE_CLIPS = (0.2, 0.28)
+"""How far below and above 1 the surrogate's ratios count, where nothing else is said (arXiv 2603.10165 v2)."""
+
 SIGNED_SHARE, SIGNED_CLIP, ROUTED_BETA = 0.5, 0.2, 1.0
 """The papers' own numbers of two ways to join, where nothing else is said."""
+
+HintChoice = Literal["joined", "sequence_overlap", "token_overlap", "shortest", "random"]
+BY_OVERLAP: tuple[HintChoice, ...] = ("sequence_overlap", "token_overlap")
+"""Choices that read both sides' top K."""
 
 JOIN_KEYS = {
     "signed_share": "signed",
@@ -61,6 +68,13 @@ class DistillationConfig(Strict):
     """Directive text as token-level targets: who the teacher is, on which support, with which divergence."""
 
     prompt: str = Field(default="teacher", description="template of the teacher's context: a catalogue name or a path")
+    hint_choice: HintChoice = Field(
+        default="joined",
+        description="what the teacher is shown of several directives on one attempt. joined: all as one text; "
+        "sequence_overlap: the one whose teacher shares most of the policy's top K over the attempt (arXiv 2603.10165 "
+        "v2; a teacher pass for each directive, and one of the policy); token_overlap: the best one at each token; "
+        "shortest; random: a control",
+    )
     teacher: Literal["live", "frozen", "ema", "served"] = Field(
         default="frozen",
         description="the policy as it is now, as it started, the slow average of its weights, or a model behind a "
@@ -91,6 +105,12 @@ class DistillationConfig(Strict):
         "token scales its advantage, whose sign stays the reward's; routed: right attempts get the policy gradient "
         "alone, wrong ones that have targets the distillation alone; sequential: a step that has targets learns from "
         "them alone",
+    )
+    centred_gap: bool = Field(
+        default=False,
+        description='with join = "advantages", KL(policy||teacher) over the support and a tail is added to the gap '
+        "before it is clipped, which takes out its mean over what could have been sampled (arXiv 2605.07865); wants "
+        'support = "student" or "teacher"',
     )
     signed_share: float | None = Field(
         default=None,
@@ -123,14 +143,27 @@ class DistillationConfig(Strict):
         "only rewards and refinements later (None: whenever a step has targets)",
     )
     k: int = Field(default=DISTILLED_K, ge=1, description="support size; the rest of the vocabulary is one tail bin")
-    support: Literal["teacher", "student", "sampled"] = Field(
+    support: Literal["teacher", "student", "overlap", "sampled"] = Field(
         default="teacher",
-        description="whose top-K ids are compared, or the sampled token alone: noisier, and without any pull where the "
-        "policy is sure of that token",
+        description="whose top-K ids are compared, those that both have (topk_surrogate only), or the sampled token "
+        "alone: noisier, and without any pull where the policy is sure of that token",
     )
-    divergence: Literal["forward", "reverse", "jsd"] = Field(
+    divergence: Literal["forward", "reverse", "jsd", "topk_surrogate"] = Field(
         default="forward",
-        description="forward = KL(teacher||student): keeps its gradient where the student is sure and wrong",
+        description="forward = KL(teacher||student): keeps its gradient where the student is sure and wrong; "
+        "topk_surrogate is no divergence: a clipped policy gradient at each id of the support, whose advantage is "
+        "clip(log T - log S, +-gap_clip) times the id's share of S, S the policy when the targets were made (arXiv "
+        "2603.10165 v2, there with k = 4 and the student's support)",
+    )
+    ratio_clip_low: float | None = Field(
+        default=None,
+        ge=0.0,
+        lt=1.0,
+        description='with divergence = "topk_surrogate", an id\'s ratio of the policy to S counts down to 1 - this '
+        f"(None: {SURROGATE_CLIPS[0]})",
+    )
+    ratio_clip_high: float | None = Field(
+        default=None, ge=0.0, description=f"and up to 1 + this (None: {SURROGATE_CLIPS[1]})"
     )
     jsd_alpha: float = Field(default=0.5, gt=0.0, lt=1.0, description="weight of the teacher in the JSD mixture")
     tail: bool = Field(default=True, description="compare the mass outside the support too")
@@ -154,8 +187,8 @@ class DistillationConfig(Strict):
     gap_clip: float | None = Field(
         default=None,
         gt=0.0,
-        description='bound of |log T - log S| in target = "clipped_gap" and join = "advantages", nats (None: '
-        f"{GAP_CLIP})",
+        description='bound of |log T - log S| in target = "clipped_gap", divergence = "topk_surrogate" and join = '
+        f'"advantages", nats (None: {GAP_CLIP})',
     )
     weight: float = Field(default=1.0, gt=0.0, description="coefficient of the distillation channel")
     schedule: Shape = Field(default="constant", description="what becomes of weight, as in [refinement]")
@@ -169,6 +202,11 @@ class DistillationConfig(Strict):
         "completion); of a longer one the attempt is cut in the middle, else its row gets no targets",
     )
 
+    @property
+    def reads_student(self) -> bool:
+        """Whether targets have to say what the policy said at their ids when they were made."""
+        return self.centred_gap or self.divergence == "topk_surrogate"
+
     @model_validator(mode="after")
     def _every_key_is_read(self) -> DistillationConfig:
         if (self.teacher == "served") != (self.server is not None):
@@ -181,7 +219,8 @@ class DistillationConfig(Strict):
         if self.teacher == "served" and self.support == "student":
             raise ValueError(
                 'support = "student" came with teacher = "served", but a server tells log-probs at its own top-K ids '
-                'and at the sampled token only; set support to "teacher" or "sampled", or choose another teacher'
+                'and at the sampled token only; set support to "teacher" or "sampled" (or "overlap", with '
+                'divergence = "topk_surrogate"), or choose another teacher'
             )
         for key in ("ema_rate", "ema_every", "gated"):
             if self.teacher != "ema" and getattr(self, key) not in (None, False):
@@ -189,7 +228,7 @@ class DistillationConfig(Strict):
                     f"{key} = {getattr(self, key)} has no effect with teacher = {self.teacher!r}; "
                     'remove it, or set teacher = "ema"'
                 )
-        if self.support == "sampled" and self.k != DISTILLED_K:
+        if self.support == "sampled" and self.k != DISTILLED_K and self.hint_choice not in BY_OVERLAP:
             raise ValueError(
                 f'k = {self.k} has no effect with support = "sampled", which compares one id; remove it, '
                 'or set support to "teacher" or "student"'
@@ -199,6 +238,7 @@ class DistillationConfig(Strict):
                 "tail = false leaves a single id, whose renormalised probability is always 1, so that nothing would be "
                 'learned; remove it, or compare more ids (support = "teacher" or "student", k of 2 or more)'
             )
+        self._check_surrogate()
         self._check_target()
         for key, reader in JOIN_KEYS.items():
             if getattr(self, key) is not None and self.join != reader:
@@ -206,6 +246,10 @@ class DistillationConfig(Strict):
                     f"{key} = {getattr(self, key)} has no effect with join = {self.join!r}; remove it, or set "
                     f'join = "{reader}"'
                 )
+        if self.centred_gap and self.join != "advantages":
+            raise ValueError(
+                f'centred_gap = true has no effect with join = {self.join!r}; remove it, or set join = "advantages"'
+            )
         if self.join in ("advantages", "signed"):
             self._check_advantage()
         return self
@@ -220,19 +264,55 @@ class DistillationConfig(Strict):
             raise ValueError(
                 f'mix = {self.mix} has no effect with target = {self.target!r}; remove it, or set target = "mixed"'
             )
-        if self.gap_clip is not None and self.target != "clipped_gap" and self.join != "advantages":
+        if self.gap_clip is not None and not (
+            self.target == "clipped_gap" or self.join == "advantages" or self.divergence == "topk_surrogate"
+        ):
             raise ValueError(
                 f"gap_clip = {self.gap_clip} has no effect with target = {self.target!r}; remove it, or set "
-                'target = "clipped_gap" or join = "advantages"'
+                'target = "clipped_gap" or join = "advantages" or divergence = "topk_surrogate"'
             )
 
+    def _check_surrogate(self) -> None:
+        if self.divergence != "topk_surrogate":
+            for key in ("ratio_clip_low", "ratio_clip_high"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{key} = {getattr(self, key)} has no effect with divergence = {self.divergence!r}; remove "
+                        'it, or set divergence = "topk_surrogate"'
+                    )
+            if self.support == "overlap":
+                raise ValueError(
+                    f'support = "overlap" came with divergence = {self.divergence!r}, which wants the same number of '
+                    'ids at every token; set support to "teacher" or "student", or divergence = "topk_surrogate"'
+                )
+            return
+        if self.support == "sampled":
+            raise ValueError(
+                'support = "sampled" came with divergence = "topk_surrogate", whose ids are a top-K; set support to '
+                '"student", "teacher" or "overlap", or set join = "advantages", which is its form for the sampled '
+                "token, with another divergence"
+            )
+        for key in ("jsd_alpha", "tail", "target"):
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f'{key} = {value!r} has no effect with divergence = "topk_surrogate", which compares the ids one '
+                    "by one with the teacher itself; remove it, or set another divergence"
+                )
+
     def _check_advantage(self) -> None:
-        if self.support != "sampled":
+        if self.centred_gap and self.support not in ("student", "teacher"):
+            raise ValueError(
+                f"centred_gap = true reads both sides at a top K, and support is {self.support!r}; set support to "
+                '"student" or "teacher", or remove centred_gap'
+            )
+        if self.support != "sampled" and not self.centred_gap:
             raise ValueError(
                 f'join = "{self.join}" reads the teacher at the sampled token alone, and support is {self.support!r}; '
-                'set support = "sampled", or another join'
+                'set support = "sampled", or another join, or centred_gap = true with join = "advantages"'
             )
         unread = [
+            *(["tail"] if self.centred_gap else []),
             "divergence",
             "jsd_alpha",
             "entry_clip",

@@ -23,12 +23,29 @@ def sampled_gap(teacher_logprobs_N: Tensor, behaviour_logprobs_N: Tensor, *, cli
     All [N] -> [N], without graph. Raises ValueError for differing shapes or a clip that is not above 0.
     """
     require_same_shape(teacher_logprobs_N=teacher_logprobs_N, behaviour_logprobs_N=behaviour_logprobs_N)
-    if not clip > 0:
-        raise ValueError(f"clip is {clip}; wanted a number of nats above 0 (math.inf for no clip)")
+    _check_clip(clip)
     teacher = at_least_float32(teacher_logprobs_N.detach())
     behaviour = behaviour_logprobs_N.detach().to(teacher.dtype)
     known = torch.isfinite(teacher) & torch.isfinite(behaviour)
     return torch.where(known, (teacher - behaviour).clamp(-clip, clip), teacher.new_full((), math.nan))
+
+
+def centred_gap(
+    teacher_logprobs_N: Tensor, behaviour_logprobs_N: Tensor, reverse_kl_N: Tensor, *, clip: float
+) -> Tensor:
+    """clip(g_t + KL(S||T)_t, -C, C): the gap less what it is on average at the token's state, E_{a~S} g = -KL(S||T).
+
+    A baseline that no action moves: the expected policy gradient stays what it was, and the mean square of what
+    multiplies it falls by KL^2 (vOPD, arXiv 2605.07865, known here from a summary; its +6.2 points on MATH500 were
+    not repeated). The centre is exact for the whole vocabulary only: KL over K ids and a tail is a lower bound, which
+    centres in part. The clip comes last and makes it biased, as in `sampled_gap`. NaN where a log-prob or the
+    divergence is not finite. All [N] -> [N], without graph. Raises ValueError as `sampled_gap`.
+    """
+    require_same_shape(teacher_logprobs_N=teacher_logprobs_N, reverse_kl_N=reverse_kl_N)
+    gap = sampled_gap(teacher_logprobs_N, behaviour_logprobs_N, clip=math.inf)
+    _check_clip(clip)
+    baseline = reverse_kl_N.detach().to(gap.dtype)
+    return torch.where(torch.isfinite(baseline), (gap + baseline).clamp(-clip, clip), gap.new_full((), math.nan))
 
 
 def signed_advantages(advantages_N: Tensor, gap_N: Tensor, *, share: float, clip: float) -> Tensor:
@@ -74,3 +91,8 @@ def certainty_weights(entropy_N: Tensor, *, beta: float) -> Tensor:
     # The least entropy is taken out first: a large beta must not bring every weight to 0.
     raw = torch.exp(-beta * (entropy - entropy.min()))
     return raw / raw.mean()
+
+
+def _check_clip(clip: float) -> None:
+    if not clip > 0:
+        raise ValueError(f"clip is {clip}; wanted a number of nats above 0 (math.inf for no clip)")

@@ -12,14 +12,17 @@ from typing import NamedTuple
 import torch
 
 from critique_rl.config.algorithm import GAP_CLIP, TARGET_MIX, DistillationConfig, RefinementConfig
+from critique_rl.config.distillation import SURROGATE_CLIPS
 from critique_rl.config.loss import LossConfig
 from critique_rl.config.policy import OptimizerConfig
 from critique_rl.config.refinement import AWR_COEFFICIENT, AWR_FLOOR, RATIO_CAP
+from critique_rl.errors import ConfigError
 from critique_rl.ops.divergences import topk_tail_divergence
 from critique_rl.ops.fused import HeadTerms
 from critique_rl.ops.gradient_combiners import GradientCombiner
 from critique_rl.ops.losses import channel_sum, joint
 from critique_rl.ops.ratios import refinement_objective
+from critique_rl.ops.support_surrogate import support_surrogate
 from critique_rl.ops.targets import target_logprobs
 from critique_rl.policy.pg_channel import PgTokens, pg_denominator, pg_terms, pg_tokens, pg_weights
 from critique_rl.policy.streams import Directives, Streams, active, distilled
@@ -125,7 +128,16 @@ def _distill(
     student_MK = terms.support_MK
     if taught is None:
         return student_MK.new_zeros(())
-    whole_vocabulary = student_MK.shape[1] >= terms.vocabulary
+    terms_M = _divergence(student_MK, taught, options, vocabulary=terms.vocabulary)
+    return channel_sum(terms_M, taught.weights_M.to(terms_M.dtype), denominator)
+
+
+def _divergence(
+    student_MK: torch.Tensor, taught: Directives, options: DistillationConfig, *, vocabulary: int
+) -> torch.Tensor:
+    if options.divergence == "topk_surrogate":
+        return _surrogate(student_MK, taught, options)
+    whole_vocabulary = student_MK.shape[1] >= vocabulary
     target_MK = target_logprobs(
         student_MK,
         taught.teacher_MK.to(student_MK.dtype),
@@ -135,7 +147,7 @@ def _distill(
         tail=options.tail,
         whole_vocabulary=whole_vocabulary,
     )
-    terms_M = topk_tail_divergence(
+    return topk_tail_divergence(
         student_MK,
         target_MK,
         kind=options.divergence,
@@ -144,4 +156,21 @@ def _distill(
         whole_vocabulary=whole_vocabulary,
         entry_clip=options.entry_clip,
     )
-    return channel_sum(terms_M, taught.weights_M.to(terms_M.dtype), denominator)
+
+
+def _surrogate(student_MK: torch.Tensor, taught: Directives, options: DistillationConfig) -> torch.Tensor:
+    if taught.behaviour_MK is None:
+        raise ConfigError(
+            'distillation.divergence = "topk_surrogate" came with targets that lack student_logprobs_TK on some row; '
+            "wanted the policy's log-probs at their ids when they were made: take them in the pass that made the "
+            "targets, or choose another divergence"
+        )
+    low, high = SURROGATE_CLIPS
+    return support_surrogate(
+        student_MK,
+        taught.behaviour_MK.to(student_MK.dtype),
+        taught.teacher_MK.to(student_MK.dtype),
+        gap_clip=GAP_CLIP if options.gap_clip is None else options.gap_clip,
+        clip_low=low if options.ratio_clip_low is None else options.ratio_clip_low,
+        clip_high=high if options.ratio_clip_high is None else options.ratio_clip_high,
+    )

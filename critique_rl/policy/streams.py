@@ -49,12 +49,16 @@ class Streams:
 
 
 class Directives(NamedTuple):
-    """The distilled tokens: `rows_M` says which of the N (ascending); the teacher's log-probs are at `ids_MK`."""
+    """The distilled tokens: `rows_M` says which of the N (ascending); the teacher's log-probs are at `ids_MK`.
+
+    `behaviour_MK` are the policy's own there when the targets were made; None unless every row's targets have them.
+    """
 
     rows_M: torch.Tensor
     ids_MK: torch.Tensor
     teacher_MK: torch.Tensor
     weights_M: torch.Tensor
+    behaviour_MK: torch.Tensor | None = None
 
 
 def directives(rows: Sequence[TrainSample], device: torch.device) -> Directives | None:
@@ -68,6 +72,8 @@ def directives(rows: Sequence[TrainSample], device: torch.device) -> Directives 
             taught.append((sample.teacher, wanted, weight_T[wanted], int(start)))
     if not taught:
         return None
+    told = [None if t.student_logprobs_TK is None else t.student_logprobs_TK[at] for t, at, _, _ in taught]
+    known = [part for part in told if part is not None]
     return Directives(
         rows_M=torch.as_tensor(np.concatenate([start + at for _, at, _, start in taught]), device=device),
         ids_MK=torch.as_tensor(np.concatenate([teacher.ids_TK[at] for teacher, at, _, _ in taught]), device=device),
@@ -75,6 +81,7 @@ def directives(rows: Sequence[TrainSample], device: torch.device) -> Directives 
             np.concatenate([teacher.logprobs_TK[at] for teacher, at, _, _ in taught]), device=device
         ),
         weights_M=torch.as_tensor(np.concatenate([weight for _, _, weight, _ in taught]), device=device),
+        behaviour_MK=torch.as_tensor(np.concatenate(known), device=device) if len(known) == len(taught) else None,
     )
 
 

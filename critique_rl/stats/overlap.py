@@ -1,6 +1,7 @@
 """How alike student and teacher are at a token, as far as the ids of one support show it.
 
-Owns: the masses, the overlap and the entropy gap over the support's bins. Must not know: whose support it is, masks.
+Owns: the masses, the overlap and the entropy gap over the support's bins, and which ids two supports share. Must not
+know: whose support it is, masks.
 Shape legend: T tokens, K support ids, B = K + 1 bins (the last one holds the rest of the vocabulary).
 """
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
 
 
 class Overlap(NamedTuple):
@@ -49,6 +51,30 @@ def support_overlap(student_logprobs_TK: Floats, teacher_logprobs_TK: Floats) ->
         overlap_T=np.minimum(student_TB, teacher_TB).sum(axis=-1),
         entropy_gap_T=_entropy(teacher_TB) - _entropy(student_TB),
     )
+
+
+def shared_places(ids_TK: Ids, other_ids_TL: Ids) -> Ids:
+    """In which column of the other side's ids each id stands at the same token, -1 where it does not.
+
+    [T, K] and [T, L], no id twice at a token -> [T, K]; so `(places >= 0).sum(axis=1)` is the number of shared ids.
+    Raises ValueError for another number of tokens.
+    """
+    if ids_TK.ndim != 2 or other_ids_TL.ndim != 2 or len(ids_TK) != len(other_ids_TL):
+        raise ValueError(
+            f"ids_TK has shape {ids_TK.shape}, other_ids_TL {other_ids_TL.shape}; wanted [T, K] and [T, L]: the ids of "
+            "the same tokens on both sides"
+        )
+    if not (ids_TK.size and other_ids_TL.size):
+        return np.full(ids_TK.shape, -1, dtype=np.int64)
+    # Ids of different tokens are kept apart, so that one search of one sorted list finds them all.
+    span = max(int(ids_TK.max()), int(other_ids_TL.max())) + 1
+    rows_T1 = span * np.arange(len(ids_TK), dtype=np.int64)[:, None]
+    order_TL = np.argsort(other_ids_TL, axis=1, kind="stable")
+    listed = (np.take_along_axis(other_ids_TL, order_TL, axis=1) + rows_T1).ravel()
+    wanted_TK = ids_TK + rows_T1
+    at_TK = np.searchsorted(listed, wanted_TK).clip(max=listed.size - 1)
+    places_TK: Ids = np.where(listed[at_TK] == wanted_TK, order_TL.ravel()[at_TK], -1)
+    return places_TK
 
 
 def _bins(logprobs_TK: Floats) -> Floats:

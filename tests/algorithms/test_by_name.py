@@ -16,8 +16,8 @@ from critique_rl.algorithms.signed import SignedAdvantages
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.config import algorithm as methods
 from critique_rl.config.distillation import DistillationConfig
+from critique_rl.config.reads import NEEDS
 from critique_rl.config.refinement import RefinementConfig
-from critique_rl.config.run import NEEDS
 from tests.algorithms.groups import REFINE, group, refinement
 
 JOINS = {

@@ -13,6 +13,7 @@ from critique_rl.algorithms.directive_distillation import DirectiveDistillation
 from critique_rl.algorithms.gap_advantages import GapAdvantages
 from critique_rl.algorithms.two_channel import TwoChannel
 from critique_rl.config.algorithm import DirectiveDistillationConfig, DistillationConfig, TwoChannelConfig
+from critique_rl.errors import ConfigError
 from critique_rl.policy.step import count_denominators
 from critique_rl.types import Array, Group
 from tests.algorithms.groups import ERROR, assert_same_samples, group, refinement
@@ -57,6 +58,39 @@ def test_a_clipped_gap_is_added_to_every_directed_tokens_advantage(
     assert samples[1].pg_weight.tolist() == [1.0] * 4
     assert not samples[1].distill_weight.any() and samples[1].teacher is not None
     assert samples[0].advantages.tolist() == pytest.approx([-reward / 2])
+
+
+def told_at_ids(of: Group, student: list[float], teacher: list[float]) -> Group:
+    """The group with both sides' probabilities at two ids of every token of its taught rollout."""
+    told = of.targets["r3"]
+    both = {"logprobs_TK": np.log([teacher] * 4), "student_logprobs_TK": np.log([student] * 4)}
+    return replace(of, targets={"r3": replace(told, **both)})
+
+
+def test_a_centred_gap_has_the_divergence_of_both_sides_added_before_the_clip() -> None:
+    # S (.5, .25 and a tail of .25), T (.1, .6, .3): KL = .540271; gaps (.1, 1.1, -3, 0)
+    of = told_at_ids(four_tokens(0.0), [0.5, 0.25], [0.1, 0.6])
+    for clip, expected in [(5.0, [0.640271, 1.640271, -2.459729, 0.540271]), (1.0, [0.640271, 1.0, -1.0, 0.540271])]:
+        method = gaps(TwoChannel(TwoChannelConfig()), centred_gap=True, support="student", gap_clip=clip)
+        samples = method.assemble([of])
+        assert samples[1].advantages.tolist() == pytest.approx(expected, abs=1e-6)
+        assert not samples[1].distill_weight.any() and samples[1].pg_weight.tolist() == [1.0] * 4
+    # half the weight of it, added to a reward's advantage of 1
+    weighed = gaps(centred_gap=True, support="teacher", gap_clip=5.0, weight=0.5)
+    moved = weighed.assemble([told_at_ids(four_tokens(2.0), [0.5, 0.25], [0.1, 0.6])])[1].advantages
+    assert moved.tolist() == pytest.approx([1.320136, 1.820136, -0.229864, 1.270136], abs=1e-6)
+
+
+def test_a_token_that_the_teacher_rules_out_at_an_id_has_no_centred_gap() -> None:
+    with np.errstate(divide="ignore"):
+        of = told_at_ids(four_tokens(2.0), [0.5, 0.25], [0.0, 0.6])
+    samples = gaps(centred_gap=True, support="student").assemble([of])
+    assert samples[1].advantages.tolist() == [1.0] * 4
+
+
+def test_a_centred_gap_needs_what_the_policy_said() -> None:
+    with pytest.raises(ConfigError, match=r"centred_gap = true came with targets that lack student_logprobs_TK; want"):
+        gaps(centred_gap=True, support="student").assemble([four_tokens(0.0)])
 
 
 def test_the_weight_is_the_gaps() -> None:

@@ -8,7 +8,7 @@ from critique_rl.config.load import validate
 from critique_rl.config.run import RunConfig
 from critique_rl.errors import ConfigError
 
-SERVED = {"teacher": "served", "server": {"model": "big"}}
+SERVED: dict[str, object] = {"teacher": "served", "server": {"model": "big"}}
 
 
 def run_of(distillation: dict[str, object], **sections: object) -> RunConfig:
@@ -17,9 +17,18 @@ def run_of(distillation: dict[str, object], **sections: object) -> RunConfig:
     return validate(tree | sections, source="test")
 
 
-@pytest.mark.parametrize("support", ["teacher", "sampled"])
-def test_what_a_server_can_say(support: str) -> None:
-    config = run_of(SERVED | {"support": support}).distillation
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"support": "teacher"},
+        {"support": "sampled"},
+        {"support": "teacher", "divergence": "topk_surrogate"},
+        {"support": "overlap", "divergence": "topk_surrogate"},
+        {"support": "teacher", "join": "advantages", "centred_gap": True},
+    ],
+)
+def test_what_a_server_can_say(options: dict[str, object]) -> None:
+    config = run_of(SERVED | options).distillation
     assert config.server is not None
     assert (config.server.model, config.server.base_url) == ("big", "http://127.0.0.1:8000")
 
@@ -38,6 +47,16 @@ def test_what_a_server_can_say(support: str) -> None:
 def test_what_it_cannot(distillation: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run_of(distillation)
+
+
+def test_a_choice_of_hints_wants_several() -> None:
+    critic: dict[str, object] = {"kind": "scripted", "replies": ["{}"], "max_directives": 1}
+    with pytest.raises(
+        ConfigError, match=r"hint_choice = 'shortest' has no effect with critic\.max_directives = 1, wh"
+    ):
+        run_of({"hint_choice": "shortest"}, critic=critic)
+    assert run_of({"hint_choice": "shortest"}).distillation.hint_choice == "shortest"
+    assert run_of({}, critic=critic).distillation.hint_choice == "joined"
 
 
 def test_a_server_knows_no_temperature() -> None:

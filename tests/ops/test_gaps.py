@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from critique_rl.ops.divergences import full_divergence
-from critique_rl.ops.gaps import certainty_weights, sampled_gap, signed_advantages, support_entropy
+from critique_rl.ops.gaps import centred_gap, certainty_weights, sampled_gap, signed_advantages, support_entropy
 from critique_rl.ops.logprobs import token_logprobs
 
 
@@ -52,6 +52,54 @@ def test_a_missing_teacher_is_unknown_and_never_praise() -> None:
     assert torch.isnan(unknown).tolist() == [True, False, False, True]
     # what padding with 0.0 would have said: (.2, 1.5, .05, 2.3), all of it praise
     assert sampled_gap(torch.zeros_like(BEHAVIOUR), BEHAVIOUR, clip=math.inf).tolist() == [0.2, 1.5, 0.05, 2.3]
+
+
+# The gap less its mean
+
+
+def every_id(clip: float, *, reverse_kl: float | None = None) -> Tensor:
+    """The centred gap of each of the five ids at one state; the divergence is that of all of them unless given."""
+    student, teacher = vector(*STUDENT_V).log(), vector(*TEACHER_V).log()
+    whole = full_divergence(student.unsqueeze(0), teacher.unsqueeze(0), kind="reverse")
+    known = whole if reverse_kl is None else vector(reverse_kl)
+    return centred_gap(teacher, student, known.expand(5), clip=clip)
+
+
+def test_the_centred_gap_by_hand() -> None:
+    # gaps (-1.609438 .875469 -1.098612 1.049822 .510826), each plus KL = .661831
+    centred = every_id(math.inf)
+    assert centred.tolist() == pytest.approx([-0.947607, 1.537300, -0.436781, 1.711653, 1.172657], abs=1e-6)
+    probs = vector(*STUDENT_V)
+    assert (probs * centred).sum().item() == pytest.approx(0.0, abs=1e-12)
+    # the mean square falls from 1.752776 by .661831^2 = .438020
+    assert (probs * centred**2).sum().item() == pytest.approx(1.314755, abs=1e-6)
+    assert every_id(1.0).tolist() == pytest.approx([-0.947607, 1.0, -0.436781, 1.0, 1.0], abs=1e-6)
+    # over the student's top two and a tail KL is .540271: the mean is no longer 0, yet nearer to it than -.661831
+    assert (probs * every_id(math.inf, reverse_kl=0.540271)).sum().item() == pytest.approx(-0.121560, abs=1e-6)
+
+
+def test_a_centred_gap_has_the_policy_gradient_of_the_plain_one() -> None:
+    z = vector(*STUDENT_V).log().unsqueeze(0).requires_grad_()
+    logprobs = token_logprobs(z.expand(5, 5), torch.arange(5))
+    plain = sampled_gap(vector(*TEACHER_V).log(), vector(*STUDENT_V).log(), clip=math.inf)
+    one, other = (
+        torch.autograd.grad((vector(*STUDENT_V) * gap * logprobs).sum(), z, retain_graph=True)[0]
+        for gap in (plain, every_id(math.inf))
+    )
+    assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_a_centred_gap_of_unknowns_is_unknown() -> None:
+    unknown = centred_gap(
+        vector(-0.1, math.nan, -0.2, -0.2), vector(-0.2, -0.2, -math.inf, -0.2), vector(0.3, 0.3, 0.3, math.inf), clip=1
+    )
+    assert unknown.isnan().tolist() == [False, True, True, True]
+    assert unknown[0].item() == pytest.approx(0.4)
+    assert centred_gap(TEACHER.bfloat16(), BEHAVIOUR.bfloat16(), TEACHER, clip=1.0).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"shapes differ: .*reverse_kl_N \[3\]"):
+        centred_gap(TEACHER, BEHAVIOUR, TEACHER[:3], clip=1.0)
+    with pytest.raises(ValueError, match="clip is 0"):
+        centred_gap(TEACHER, BEHAVIOUR, TEACHER, clip=0)
 
 
 def test_equal_sides_have_no_gap_and_no_side_gets_a_gradient() -> None:

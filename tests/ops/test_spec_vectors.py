@@ -17,7 +17,7 @@ from critique_rl.critics.consensus import majority
 TESTS = Path(__file__).parents[1]
 DIVERGENCES, GRADIENTS = "ops/test_divergences.py", "ops/test_divergence_gradients.py"
 FUSED, RATIOS, OBJECTIVES = "ops/test_fused_vectors.py", "ops/test_ratios.py", "ops/test_policy_objectives.py"
-GAPS, TARGETS = "ops/test_gaps.py", "ops/test_targets.py"
+GAPS, TARGETS, SURROGATE = "ops/test_gaps.py", "ops/test_targets.py", "ops/test_support_surrogate.py"
 
 VECTORS: dict[str, list[tuple[str, str]]] = {
     "T1 the three divergences, whole": [
@@ -61,7 +61,18 @@ VECTORS: dict[str, list[tuple[str, str]]] = {
         (GRADIENTS, "test_clipped_entries_stop_pushing"),
         (GRADIENTS, "test_clipped_entries_against_a_plain_loop_and_finite_differences"),
     ],
-    "T7 a clipped surrogate per support id": [(RATIOS, "test_support_surrogate_of_two_ids_by_hand")],
+    "T7 a clipped surrogate per support id": [
+        (RATIOS, "test_support_surrogate_of_two_ids_by_hand"),
+        (SURROGATE, "test_two_ids_by_hand"),
+        (SURROGATE, "test_off_the_old_policy_every_id_has_its_own_ratio"),
+        (SURROGATE, "test_both_ids_beyond_the_clip_have_a_loss_and_no_gradient"),
+        (SURROGATE, "test_a_wider_gap_clip_lets_the_first_id_say_more"),
+        (SURROGATE, "test_four_ids_by_hand"),
+        (SURROGATE, "test_one_shared_id_by_hand"),
+        (SURROGATE, "test_its_direction_is_not_that_of_the_divergence"),
+        ("loop/test_hints.py", "test_the_choice_by_hand"),
+        ("stats/test_overlap.py", "test_shared_ids_by_hand"),
+    ],
     "T8 denominators": [
         ("ops/test_losses.py", "test_each_channel_divides_by_its_own_tokens"),
         (OBJECTIVES, "test_means_per_sequence_by_hand"),
@@ -99,30 +110,37 @@ VECTORS: dict[str, list[tuple[str, str]]] = {
         ("stats/test_overlap.py", "test_each_sides_mass_on_the_others_top_two"),
         ("stats/test_overlap.py", "test_all_ids_or_all_but_one_are_the_whole_vocabulary"),
         ("loop/test_target_figures.py", "test_on_the_students_support_both_sides_are_known"),
+        ("loop/test_readings.py", "test_figures_of_a_shared_support"),
     ],
     "T17 closed-form gradients on supports": [
         (GRADIENTS, "test_spec_gradients"),
         (DIVERGENCES, "test_jsd_ends_are_the_two_kls_and_rescaling_keeps_the_scale"),
     ],
-    "T18 the centred gap": [(DIVERGENCES, "test_centred_gap_has_mean_zero_and_less_variance")],
+    "T18 the centred gap": [
+        (DIVERGENCES, "test_centred_gap_has_mean_zero_and_less_variance"),
+        (GAPS, "test_the_centred_gap_by_hand"),
+        (GAPS, "test_a_centred_gap_has_the_policy_gradient_of_the_plain_one"),
+        (
+            "algorithms/test_gap_advantages.py",
+            "test_a_centred_gap_has_the_divergence_of_both_sides_added_before_the_clip",
+        ),
+    ],
 }
 
 NOT_OFFERED = {
     "T5 the sampled gap and its sum with a reward": "a sum without a gap clip: [distillation] gap_clip is finite",
-    "T7 a clipped surrogate per support id": "the surrogate as a loss, and choosing one hint of several by overlap: a "
-    "distribution target with a true divergence (T12) takes its place",
     "T8 denominators": "one denominator for both losses: it scales the directive gradient by the share of hints",
     "T13 dense shaping of an advantage": "reversed signs and weights by pass rate: no method of the package has them",
     "T15 votes and the importance cap": "a verdict of 0 as a vote, and the process reward: see test_t15_votes",
-    "T16 overlap, masses, entropy gap": "the top-K overlap of two sides as a figure of a step: it needs the top K of "
-    "both, and so a pass that no support pays for; the shared mass of the bins is logged in its place",
-    "T18 the centred gap": "as an advantage: it needs the student's top K beside the teacher's",
+    "T16 overlap, masses, entropy gap": "the top-K overlap of two sides as a figure of every step: it needs the top K "
+    "of both, which only a shared support and a choice of hints pay for; the shared mass of the bins is logged else",
 }
 
 PROPERTIES: dict[str, list[tuple[str, str]]] = {
     "shift of logits, sum of gradients, permutation of ids": [
         (GRADIENTS, "test_invariances"),
         (TARGETS, "test_invariances"),
+        (SURROGATE, "test_invariances"),
     ],
     "no directive: loss exactly 0, denominators as without": [
         ("algorithms/test_two_channel.py", "test_a_silent_critic_is_plain_grpo_samples_and_gradients_alike"),
@@ -133,6 +151,7 @@ PROPERTIES: dict[str, list[tuple[str, str]]] = {
         (GRADIENTS, "test_a_teacher_that_agrees_teaches_nothing"),
         ("policy/test_step.py", "test_a_teacher_equal_to_the_student_teaches_nothing"),
         ("algorithms/test_gap_advantages.py", "test_a_teacher_that_says_what_the_sampler_said_teaches_nothing"),
+        (SURROGATE, "test_a_teacher_that_agrees_teaches_nothing"),
     ],
     "K to V is monotone": [(GRADIENTS, "test_tail_bound_grows_with_nested_supports_up_to_the_full_value")],
     "chunks change nothing": [("policy/test_step_reference.py", "test_no_chunk_size_of_the_head_changes_the_gradient")],
@@ -144,6 +163,7 @@ PROPERTIES: dict[str, list[tuple[str, str]]] = {
     "a masked teacher of NaN poisons nothing": [
         ("ops/test_losses.py", "test_a_missing_teacher_row_reaches_no_parameter"),
         ("policy/test_step.py", "test_a_masked_teacher_of_nan_is_as_good_as_none"),
+        ("policy/test_surrogate_step.py", "test_a_masked_token_of_nan_moves_nothing"),
         (TARGETS, "test_padding_stays_padding_and_nan_stays_loud"),
     ],
     "the completion's ids are kept": [

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from critique_rl.stats.overlap import Floats, support_mass, support_overlap
+from critique_rl.stats.overlap import Floats, shared_places, support_mass, support_overlap
 
 STUDENT, TEACHER = (0.50, 0.25, 0.15, 0.07, 0.03), (0.10, 0.60, 0.05, 0.20, 0.05)
 
@@ -76,3 +78,37 @@ def test_nan_stays_where_it_is() -> None:
 def test_two_supports_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2\), teacher_logprobs_TK \(1, 3\); wanted one shape"):
         support_overlap(np.zeros((1, 2)), np.zeros((1, 3)))
+
+
+# Which ids two supports share
+
+
+def test_shared_ids_by_hand() -> None:
+    # three tokens of three ids; two, three and one of them are shared
+    student = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    first = np.array([[1, 2, 9], [4, 5, 6], [7, 1, 2]])
+    places = shared_places(student, first)
+    assert places.tolist() == [[0, 1, -1], [0, 1, 2], [0, -1, -1]]
+    second = np.array([[1, 2, 3], [4, 1, 2], [1, 2, 3]])
+    assert (shared_places(student, second) >= 0).sum(axis=1).tolist() == [3, 1, 0]
+    # the ids need no order, and the supports no equal size
+    assert shared_places(student, np.array([[9, 3], [5, 4], [8, 8]]))[:2].tolist() == [[-1, -1, 1], [1, 0, -1]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), t=st.integers(0, 5), k=st.integers(0, 6), other_k=st.integers(0, 6))
+def test_shared_ids_against_a_plain_loop(seed: int, t: int, k: int, other_k: int) -> None:
+    rng = np.random.default_rng(seed)
+    mine, theirs = (
+        np.array([rng.permutation(9)[:size] for _ in range(t)], dtype=np.int64).reshape(t, size)
+        for size in (k, other_k)
+    )
+    places = shared_places(mine, theirs)
+    assert places.shape == (t, k)
+    for row, ids, others in zip(places.tolist(), mine.tolist(), theirs.tolist(), strict=True):
+        assert row == [others.index(i) if i in others else -1 for i in ids]
+
+
+def test_ids_of_other_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"ids_TK has shape \(2, 3\), other_ids_TL \(1, 3\); wanted"):
+        shared_places(np.zeros((2, 3), dtype=np.int64), np.zeros((1, 3), dtype=np.int64))
