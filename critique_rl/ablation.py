@@ -25,8 +25,9 @@ from critique_rl.errors import ConfigError, CritiqueRLError
 from critique_rl.experiment import PlannedRun, plan, side_by_side
 from critique_rl.provenance import commit, device_name, versions
 from critique_rl.report.ablation_chart import draw_ablation, draw_curves
+from critique_rl.report.ablation_differences import with_differences
 from critique_rl.report.ablation_metrics import POOLED_FIGURES, last_monitored
-from critique_rl.report.ablation_rows import Courses, judged, rows_of
+from critique_rl.report.ablation_rows import Courses, judged, judged_anew, rows_of
 from critique_rl.report.ablation_table import ablation_table, has_floors
 from critique_rl.report.course import Course, read_course
 from critique_rl.stages import final_run, run_planned
@@ -58,12 +59,7 @@ def ablate(
     A run that ends in an error is named and left out; the others go on. Errors: ConfigError before the first run.
     """
     started = time.monotonic()
-    spec = run_file.ablation
-    if spec is None:
-        raise ConfigError(
-            f"{run_file.source}: there is no [ablation] section; add one that names the reference arm: "
-            'reference = "ARM"'
-        )
+    spec = _section(run_file)
     if arms and spec.reference not in arms:
         arms = (spec.reference, *arms)
     runs = plan(run_file, output, arms=arms, seeds=seeds)
@@ -93,6 +89,38 @@ def ablate(
         result["wall_time_s"] = round(time.monotonic() - started, 1)
         _write(output, result, spec)
     return Ablated(result, failed)
+
+
+def judge_anew(run_file: RunFile, output: Path, *, command: str = "") -> Json:
+    """Judge the file's claims by the result that `output` holds, and write that anew; nothing is trained or measured.
+
+    What made the runs stays as it was; "judged" says what judged them. Errors: ConfigError where no ablation ended, or
+    one with another reference arm.
+    """
+    spec, path = _section(run_file), output / "ablation.json"
+    try:
+        earlier = cast(Json, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is no result to judge: {error}; run the ablation first, or name its --output"
+        ) from None
+    if earlier.get("reference") != spec.reference:
+        raise ConfigError(
+            f"{path} has the reference arm {earlier.get('reference')!r}, {run_file.source} has {spec.reference!r}; "
+            "judge with the run file that it was made by, or one that differs in claims only"
+        )
+    result = {**judged_anew(earlier, spec.claims), "judged": {"command": command, "commit": commit()}}
+    _write(output, result, spec)
+    return result
+
+
+def _section(run_file: RunFile) -> AblationConfig:
+    if run_file.ablation is None:
+        raise ConfigError(
+            f"{run_file.source}: there is no [ablation] section; add one that names the reference arm: "
+            'reference = "ARM"'
+        )
+    return run_file.ablation
 
 
 def _check_equal_compute(runs: Sequence[PlannedRun]) -> None:
@@ -190,7 +218,7 @@ def _result(
     ]
     claims = [judged(claim, table) for claim in spec.claims]
     seeds = sorted({cast(int, row["seed"]) for row in finished})
-    return {
+    result: Json = {
         "title": runs[0].config.title or runs[0].config.name,
         "reference": spec.reference,
         "rows": [
@@ -227,6 +255,7 @@ def _result(
         "versions": versions(),
         "commit": commit(),
     }
+    return with_differences(result)
 
 
 def _course_json(course: Course | None) -> Json:

@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from critique_rl import ablation
-from critique_rl.ablation import ablate, ablation_table
+from critique_rl.ablation import ablate, ablation_table, judge_anew
+from critique_rl.cli.main import main
 from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.load import RunFile, read_run_file
 from critique_rl.errors import ConfigError
@@ -119,6 +120,68 @@ def test_not_below_refuses_only_what_is_clearly_worse(tmp_path: Path, fake, hard
     fake({"scalar": 40, "both": hard})
     found, _ = ablate(run_file(tmp_path), tmp_path / "out")
     assert cast("list[Tree]", found["claims"])[0]["holds"] is holds
+
+
+BY_SEEDS = SPEC.replace('not_below = ["scalar"]', 'above = ["scalar"]\nby = "seeds"')
+
+
+def test_arms_are_compared_seed_by_seed(tmp_path: Path, fake) -> None:
+    fake({"scalar": 40, "both": 60})
+    found, _ = ablate(run_file(tmp_path, spec=BY_SEEDS), tmp_path / "out")
+    rows = {(r["arm"], r["class"]): r for r in cast("list[Tree]", found["table"])}
+    assert "difference" not in rows["scalar", "hard"]
+    hard = cast(Tree, rows["both", "hard"]["difference"])
+    # 61 and 62 of 100 minus 41 and 42 of 100
+    assert hard["values"] == pytest.approx([0.2, 0.2])
+    (claim,) = cast("list[Tree]", found["claims"])
+    assert (claim["holds"], claim["verdict"], claim["value"]) == (True, "holds", hard["low"])
+    assert json.loads((tmp_path / "out" / "ablation.json").read_text())["table"] == found["table"]
+    assert "| hard: to scalar |" in (tmp_path / "out" / "ablation.md").read_text()
+
+
+def test_a_finished_ablation_is_judged_anew_without_training(
+    tmp_path: Path, fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = fake({"scalar": 40, "both": 41})
+    out = tmp_path / "out"
+    made, _ = ablate(run_file(tmp_path), out, command="made by this")
+    before = len(runs.started)
+    run_file(tmp_path, spec=BY_SEEDS.replace("are no worse", "are better"))
+    asked = ["ablate", str(tmp_path / "run.toml"), "--output", str(out), "--judge"]
+    assert main(asked) == 0  # 1 point of 200 tries is not decided, and no refusal
+    printed = capsys.readouterr().out
+    assert "- both channels are better: not decided; +1.0 points (" in printed
+    found = json.loads((out / "ablation.json").read_text())
+    assert len(runs.started) == before
+    kept = ("command", "commit", "runs", "table", "seeds", "wall_time_s", "versions")
+    assert {key: found[key] for key in kept} == {key: made[key] for key in kept}
+    assert found["judged"]["command"].startswith("critique-rl")
+    assert found["rows"][0] == found["claims"][0]
+    assert len(found["rows"]) == len(cast("list[Tree]", made["rows"]))
+    assert (out / "ablation.md").read_text() == ablation_table(found)
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--seeds", "1"], ["--arms", "both"], ["--jobs", "1"]])
+def test_what_judging_cannot_heed_is_refused(
+    tmp_path: Path, flags: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_file(tmp_path)
+    assert main(["ablate", str(tmp_path / "run.toml"), "--output", str(tmp_path / "out"), "--judge", *flags]) == 2
+    assert "have no effect with --judge; remove them" in capfd.readouterr().err
+
+
+def test_only_a_result_with_the_same_reference_is_judged(tmp_path: Path, fake) -> None:
+    fake({"scalar": 40, "both": 41})
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"ablation\.json is no result to judge: .*; run the ablation first"):
+        judge_anew(run_file(tmp_path), out)
+    ablate(run_file(tmp_path), out)
+    other = run_file(tmp_path, spec=SPEC.replace('reference = "scalar"', 'reference = "both"'))
+    with pytest.raises(ConfigError, match=r"has the reference arm 'scalar', .* has 'both'; judge with the run file"):
+        judge_anew(other, out)
+    (out / "ablation.json").write_text("{")
+    with pytest.raises(ConfigError, match="is no result to judge"):
+        judge_anew(run_file(tmp_path), out)
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path, fake) -> None:

@@ -41,17 +41,34 @@ class ShareConfig(Strict):
 
 
 class ClaimConfig(Strict):
-    """A statement about one arm that the ablation confirms or refutes, by intervals over all seeds or by every seed."""
+    """A statement about one arm that the ablation confirms or refutes, by intervals over all seeds, by differences at
+    the same seeds, or by every seed."""
 
     name: str = Field(min_length=1)
     arm: str
     kind: str = Field(alias="class", description='a task\'s kind ("all" for tasks without one)')
     metric: Metric = Field(default=SUCCESS, description="what is compared: success, or one of columns")
+    by: Literal["intervals", "seeds"] = Field(
+        default="intervals",
+        description="what above and not_below compare: the two arms' own intervals, or the interval of their "
+        "difference at the same seed, which leaves undecided what it cannot tell; for arms that share their seeds",
+    )
     above: tuple[str, ...] = Field(
-        default=(), description="arms that it must beat: its interval lies above each of theirs, without overlap"
+        default=(),
+        description="arms that it must beat: its interval lies above each of theirs, without overlap; by seeds: that "
+        "of the difference lies above 0",
     )
     not_below: tuple[str, ...] = Field(
-        default=(), description="arms that it must not be worse than: its interval does not lie below any of theirs"
+        default=(),
+        description="arms that it must not be worse than: its interval does not lie below any of theirs; by seeds: "
+        "that of the difference lies above -margin",
+    )
+    margin: float | None = Field(
+        default=None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description='with not_below and by = "seeds", which need it: how much worse is no worse, as a share of success '
+        "(0.05: five points) or in the metric's own units",
     )
     at_most_share_of: ShareConfig | None = Field(
         default=None,
@@ -90,6 +107,24 @@ class ClaimConfig(Strict):
             raise ValueError(f"from_step = {self.from_step} has no effect without floor_above; remove it, or set that")
         if self.floor_above is not None and self.metric != SUCCESS:
             raise ValueError(f"metric = {self.metric!r} has no effect with floor_above, which is of success; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _is_judged_in_one_way(self) -> Self:
+        if self.by == "seeds" and not (self.above or self.not_below):
+            raise ValueError(
+                'by = "seeds" has no effect with floor_above, which every seed is judged by, nor with '
+                "at_most_share_of, which is of intervals; remove it"
+            )
+        inferior = self.by == "seeds" and bool(self.not_below)
+        if self.margin is not None and not inferior:
+            raise ValueError(f'margin = {self.margin:g} has no effect without not_below and by = "seeds"; remove it')
+        if self.margin is None and inferior:
+            raise ValueError(
+                'not_below by = "seeds" needs a margin, how much worse is no worse; set one, such as margin = 0.05'
+            )
+        if self.margin is not None and self.metric == SUCCESS and self.margin >= 1:
+            raise ValueError(f"margin = {self.margin:g} grants everything, success being a share; set one below 1")
         return self
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from critique_rl.config.ablation import SUCCESS, ClaimConfig
+from critique_rl.report.ablation_differences import difference_of, with_differences
 from critique_rl.report.ablation_metrics import NO_RATES, WITH_SKILLS, ends_of, figures_of, over_seeds, own_success
 from critique_rl.report.course import Course, curve_of, floor_of
 from critique_rl.stats.intervals import seeds_interval
@@ -95,8 +96,11 @@ def _mean(runs: Sequence[Json], key: str) -> float:
 
 
 def judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
-    """A claim with the worst margin between intervals (positive: it holds), or None where an arm is missing."""
+    """A claim with the worst margin between intervals (positive: it holds), or None where an arm is missing. By seeds
+    it has the lowest end of its differences, and "verdict", for what they leave undecided (holds: None)."""
     rows = {cast(str, r["arm"]): r for r in table if r["class"] == claim.kind}
+    if claim.by == "seeds":
+        return _judged_by_seeds(claim, rows)
     if claim.floor_above is not None:
         return _judged_floor(claim, claim.floor_above, rows.get(claim.arm, {}))
     entry: Json = {
@@ -117,6 +121,44 @@ def judged(claim: ClaimConfig, table: Sequence[Json]) -> Json:
     margins = [low - other[1] if claim.above else high - other[0] for other in others]
     holds = min(margins) > 0 if claim.above else min(margins) >= 0
     return {**entry, "value": min(margins), "target": "> 0" if claim.above else ">= 0", "holds": holds}
+
+
+def judged_anew(result: Mapping[str, object], claims: Sequence[ClaimConfig]) -> Json:
+    """A finished result with these claims in place of its own, and with differences if it was written without."""
+    result = with_differences(result)
+    found = [judged(claim, cast("Sequence[Json]", result["table"])) for claim in claims]
+    others = cast("Sequence[Json]", result["rows"])[len(cast("Sequence[Json]", result["claims"])) :]
+    return {**result, "rows": [*found, *others], "claims": found}
+
+
+def _judged_by_seeds(claim: ClaimConfig, rows: Mapping[str, Json]) -> Json:
+    """A claim with the difference to each other arm: it fails if one interval lies wholly below the bound, and holds if
+    all lie wholly above it."""
+    bound = 0.0 if claim.margin is None else -claim.margin
+    found = {arm: difference_of(rows.get(claim.arm, {}), rows.get(arm, {}), claim.metric) for arm in claim.others}
+    verdicts = [_verdict(difference, bound) for difference in found.values()]
+    verdict = next(one for one in ("fails", "not measured", "undecided", "holds") if one in verdicts)
+    lows = [cast("float | None", difference["low"]) for difference in found.values()]
+    measured = [low for low in lows if low is not None]
+    return {
+        "name": claim.name,
+        "value": min(measured) if len(measured) == len(lows) else None,
+        "unit": "lower end of the difference by seed" + ("" if claim.metric == SUCCESS else f" of {claim.metric}"),
+        "target": f"> {bound:g}",
+        "holds": {"holds": True, "fails": False}.get(verdict),
+        "verdict": verdict,
+        "metric": claim.metric,
+        "differences": found,
+    }
+
+
+def _verdict(difference: Json, bound: float) -> str:
+    mean, low, high = (cast("float | None", difference[key]) for key in ("mean", "low", "high"))
+    if mean is None:
+        return "not measured"
+    if low is not None and low > bound:
+        return "holds"
+    return "fails" if high is not None and high < bound else "undecided"
 
 
 def _bounds(row: Json, metric: str) -> tuple[float, float] | None:

@@ -30,6 +30,20 @@ def test_arms_are_all_that_are_named() -> None:
     assert found.claims[0].others == ("c",)
 
 
+def test_a_claim_is_judged_by_intervals_unless_it_names_seeds() -> None:
+    plain, seeds, margin = ablation(
+        columns=["reward"],
+        claims=[
+            {**CLAIM, "above": ["a"]},
+            {**CLAIM, "above": ["a"], "by": "seeds"},
+            {**CLAIM, "not_below": ["c"], "by": "seeds", "margin": 2.0, "metric": "reward"},
+        ],
+    ).claims
+    assert (plain.by, plain.margin) == ("intervals", None)
+    assert (seeds.by, seeds.margin) == ("seeds", None)
+    assert (margin.margin, margin.others) == (2.0, ("c",))
+
+
 @pytest.mark.parametrize(
     ("changes", "needed"),
     [
@@ -81,6 +95,20 @@ def test_what_an_evaluation_measures_is_a_column(name: str) -> None:
         ),
         ({"claims": [{**CLAIM, "above": ["a"], "at_most_share_of": {"arm": "a", "share": 0.5}}]}, "give exactly one"),
         ({"claims": [{**CLAIM, "at_most_share_of": {"arm": "a", "share": 1.0}}]}, "less than 1"),
+        ({"claims": [{**CLAIM, "floor_above": 0.5, "by": "seeds"}]}, "no effect with floor_above, which every seed"),
+        (
+            {"claims": [{**CLAIM, "at_most_share_of": {"arm": "a", "share": 0.5}, "by": "seeds"}]},
+            "nor with at_most_share_of",
+        ),
+        ({"claims": [{**CLAIM, "not_below": ["a"], "by": "seeds"}]}, "needs a margin, how much worse is no worse"),
+        ({"claims": [{**CLAIM, "not_below": ["a"], "margin": 0.05}]}, "margin = 0.05 has no effect without not_below"),
+        ({"claims": [{**CLAIM, "above": ["a"], "margin": 0.05}]}, "margin = 0.05 has no effect"),
+        ({"claims": [{**CLAIM, "above": ["a"], "by": "seeds", "margin": 0.05}]}, "margin = 0.05 has no effect"),
+        ({"claims": [{**CLAIM, "floor_above": 0.5, "margin": 0.05}]}, "margin = 0.05 has no effect"),
+        ({"claims": [{**CLAIM, "not_below": ["a"], "by": "seeds", "margin": 0}]}, "greater than 0"),
+        ({"claims": [{**CLAIM, "not_below": ["a"], "by": "seeds", "margin": 1}]}, "grants everything"),
+        ({"claims": [{**CLAIM, "not_below": ["a"], "by": "seeds", "margin": float("inf")}]}, "finite number"),
+        ({"claims": [{**CLAIM, "above": ["a"], "by": "seed"}]}, "'intervals' or 'seeds'"),
         ({"decisions": {"penalties": []}}, "at least 1 item"),
         ({"decisions": {"penalties": [1, 1]}}, "names one twice"),
         ({"decisions": {"penalties": [-1]}}, "greater than or equal to 0"),

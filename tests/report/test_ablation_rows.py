@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import pytest
 
 from critique_rl.config.ablation import ClaimConfig
-from critique_rl.report.ablation_rows import judged, rows_of
+from critique_rl.report.ablation_rows import judged, judged_anew, rows_of
 from critique_rl.report.course import Course, Evaluation
 
 Json = dict[str, object]
@@ -177,3 +177,118 @@ def test_a_metric_is_compared_and_not_success() -> None:
     assert (found["holds"], found["unit"]) == (True, "margin between intervals of confidence/ece")
     assert judged(ClaimConfig.model_validate({**tree, "arm": "plain", "above": ["both"]}), table)["holds"] is False
     assert judged(ClaimConfig.model_validate({**tree, "metric": "pass@4"}), table)["holds"] is None
+
+
+def rated(arm: str, *rates: float, seeds: Sequence[int] = ()) -> Json:
+    own = list(seeds) or list(range(1, len(rates) + 1))
+    return {"arm": arm, "class": "hard", "seeds": own, "rates": list(rates), "trials": [100] * len(rates)}
+
+
+def seeds_claim(*, not_below: bool = False, others: Sequence[str] = ("a",), **more: object) -> ClaimConfig:
+    form: Json = {"not_below": list(others), "margin": 0.05} if not_below else {"above": list(others)}
+    return ClaimConfig.model_validate({"name": "c", "arm": "b", "class": "hard", "by": "seeds", **form, **more})
+
+
+REFERENCE = rated("a", 0.4, 0.5, 0.6)
+
+
+# The interval over three seeds is mean +- 4.3027 s / sqrt(3) = mean +- 2.4841 s.
+@pytest.mark.parametrize(
+    ("rates", "above", "not_below"),
+    [
+        # d = .1, .1, .13: mean .11, s = sqrt((.01^2 + .01^2 + .02^2) / 2) = .01732, so .067 to .153
+        ((0.5, 0.6, 0.73), "holds", "holds"),
+        # d = -.01, 0, .01: 0 +- .0248
+        ((0.39, 0.5, 0.61), "undecided", "holds"),
+        # d = -.05, 0, .05: 0 +- .1242 holds both 0 and -.05
+        ((0.35, 0.5, 0.65), "undecided", "undecided"),
+        # d = -.03, -.04, -.02: -.03 +- .0248 lies below 0, and holds -.05
+        ((0.37, 0.46, 0.58), "fails", "undecided"),
+        # d = -.1, -.1, -.13: -.153 to -.067
+        ((0.3, 0.4, 0.47), "fails", "fails"),
+        # d = .3, .1, -.1: .1 +- .4968, a mean on the right side decides nothing
+        ((0.7, 0.6, 0.5), "undecided", "undecided"),
+    ],
+)
+def test_each_verdict_by_seeds(rates: Sequence[float], above: str, not_below: str) -> None:
+    table = [REFERENCE, rated("b", *rates)]
+    for claimed, verdict in ((seeds_claim(), above), (seeds_claim(not_below=True), not_below)):
+        found = judged(claimed, table)
+        assert found["verdict"] == verdict
+        assert found["holds"] is {"holds": True, "fails": False, "undecided": None}[verdict]
+        assert found["target"] == ("> 0" if claimed.above else "> -0.05")
+        difference = cast("Mapping[str, Json]", found["differences"])["a"]
+        assert found["value"] == difference["low"]
+        assert difference["values"] == pytest.approx([b - a for a, b in zip((0.4, 0.5, 0.6), rates, strict=True)])
+
+
+def test_the_end_of_an_interval_by_hand() -> None:
+    found = judged(seeds_claim(), [REFERENCE, rated("b", 0.39, 0.5, 0.61)])
+    assert found["value"] == pytest.approx(-0.02484, abs=1e-5)
+    assert found["unit"] == "lower end of the difference by seed"
+
+
+def test_one_arm_that_refutes_outweighs_all_others_and_one_that_did_not_run_what_holds() -> None:
+    table = [REFERENCE, rated("low", 0.1, 0.1, 0.13), rated("high", 0.9, 0.8, 0.9), rated("b", 0.4, 0.51, 0.61)]
+
+    def verdict(*others: str) -> object:
+        return judged(seeds_claim(others=others), table)["verdict"]
+
+    assert verdict("low") == "holds"
+    assert verdict("low", "a") == "undecided"
+    assert verdict("low", "a", "high") == "fails"
+    assert verdict("low", "nobody") == "not measured"
+    assert verdict("a", "nobody") == "not measured"
+    assert verdict("nobody", "high") == "fails"
+    assert judged(seeds_claim(others=["low", "nobody"]), table)["value"] is None
+
+
+def test_seeds_decide_what_intervals_of_spread_out_seeds_cannot() -> None:
+    # Each arm spreads from .1 to .9; by seed one is always .04 to .06 ahead: .05 +- .0248.
+    table = [
+        {**rated("a", 0.1, 0.5, 0.9), "low": 0.0, "high": 1.0},
+        {**rated("b", 0.14, 0.55, 0.96), "low": 0.0, "high": 1.0},
+    ]
+    tree = {"name": "c", "arm": "b", "class": "hard", "above": ["a"]}
+    assert judged(ClaimConfig.model_validate(tree), table)["holds"] is False
+    assert judged(ClaimConfig.model_validate({**tree, "by": "seeds"}), table)["holds"] is True
+    # Intervals grant "no worse" to whatever is as wide as this.
+    worse = [table[0], {**rated("b", 0.0, 0.3, 0.6), "low": 0.0, "high": 1.0}]
+    lenient = ClaimConfig.model_validate({"name": "c", "arm": "b", "class": "hard", "not_below": ["a"]})
+    assert judged(lenient, worse)["holds"] is True
+    assert judged(seeds_claim(not_below=True), worse)["verdict"] == "undecided"
+
+
+def test_seeds_need_two_and_only_shared_ones_count() -> None:
+    one = judged(seeds_claim(), [rated("a", 0.1), rated("b", 0.9)])
+    assert (one["verdict"], one["holds"], one["value"]) == ("undecided", None, None)
+    shared = judged(seeds_claim(), [rated("a", 0.1, 0.2, seeds=[5, 6]), rated("b", 0.9, 0.3, 0.0, seeds=[7, 6, 5])])
+    assert cast("Mapping[str, Json]", shared["differences"])["a"]["values"] == pytest.approx([0.1, -0.1])
+    none = judged(seeds_claim(), [rated("a", 0.1, 0.2, seeds=[1, 2]), rated("b", 0.9, 0.3, seeds=[3, 4])])
+    assert (none["verdict"], none["holds"]) == ("not measured", None)
+
+
+def test_a_metric_by_seeds_has_a_margin_in_its_own_units() -> None:
+    table = [
+        {**rated(arm, 0.5, 0.5, 0.5), "metrics": {"reward": {"low": None, "high": None, "values": values}}}
+        for arm, values in (("a", [2.0, 3.0, 4.0]), ("b", [1.0, 3.0, 5.0]))
+    ]
+    # d = -1, 0, 1: 0 +- 2.4841
+    found = judged(seeds_claim(not_below=True, metric="reward", margin=2.5), table)
+    assert (found["verdict"], found["target"]) == ("holds", "> -2.5")
+    assert found["unit"] == "lower end of the difference by seed of reward"
+    assert judged(seeds_claim(not_below=True, metric="reward", margin=2.4), table)["verdict"] == "undecided"
+
+
+def test_a_finished_result_is_judged_by_other_claims() -> None:
+    earlier: Json = {"name": "old", "value": 1.0, "unit": "u", "target": "> 0", "holds": True}
+    figure: Json = {"name": "b/hard", "value": 0.6, "unit": "held out", "target": None, "holds": None}
+    table = [REFERENCE, rated("b", 0.5, 0.6, 0.73)]
+    result = {"reference": "a", "table": table, "rows": [earlier, figure], "claims": [earlier], "seeds": [1, 2, 3]}
+    found = judged_anew(result, [seeds_claim(), seeds_claim(not_below=True)])
+    claims = cast("list[Json]", found["claims"])
+    assert [claim["holds"] for claim in claims] == [True, True]
+    assert found["rows"] == [*claims, figure]
+    assert "difference" in cast("list[Json]", found["table"])[1]
+    assert found["seeds"] == [1, 2, 3]
+    assert result["claims"] == [earlier]
