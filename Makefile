@@ -44,7 +44,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 
 # reasoning-gym needs a package that is compiled on installation: without a C compiler its tests are skipped.
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[dev,data,diversity,gguf,math,peft,search,text]'
+	$(PIP) install -c constraints.txt -e '.[dev,data,diversity,embeddings,gguf,math,peft,search,text]'
 	$(PIP) install -c constraints.txt reasoning-gym \
 	    || echo "reasoning-gym could not be installed (no C compiler?): its tests will be skipped"
 	@touch $@ $(RUNTIME)
