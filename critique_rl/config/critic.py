@@ -31,7 +31,12 @@ class _Shown(Strict):
     max_attempt_chars: int = Field(default=12_000, ge=200, description="a longer attempt loses its middle")
     min_directive_chars: int = Field(default=10, ge=1, description="a shorter directive is dropped")
     max_directive_chars: int = Field(default=400, ge=20, description="a longer directive is dropped")
-    max_directives: int = Field(default=4, ge=1, le=16, description="directives taken from one reply")
+    max_directives: int = Field(
+        default=4,
+        ge=0,
+        le=16,
+        description="directives taken from one reply; 0: only scores and a verdict are asked for",
+    )
 
 
 class _Remote(_Shown):

@@ -207,7 +207,7 @@ class JudgeRewardConfig(Strict):
         """The critic's section as it is used."""
         own: dict[str, object] = {}
         if self.critic.get("kind") in _PROMPTED:
-            own = {"prompt": "judge_pair", **self.critic, "criteria": ("first", "second")}
+            own = {"prompt": "judge_pair", **self.critic, "criteria": ("first", "second"), "max_directives": 0}
         return _SINGLE.validate_python(own or self.critic)
 
     @model_validator(mode="after")
@@ -216,6 +216,8 @@ class JudgeRewardConfig(Strict):
             raise ValueError('critic.kind = "policy" cannot judge: its words would be trained to please itself')
         if "criteria" in self.critic:
             raise ValueError("critic.criteria has no effect: a judge scores the criteria first and second; remove it")
+        if "max_directives" in self.critic and self.critic.get("kind") in _PROMPTED:
+            raise ValueError("critic.max_directives has no effect: a judge is asked for scores alone; remove it")
         try:
             assert self.judge
         except ValidationError as error:

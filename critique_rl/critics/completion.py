@@ -72,9 +72,9 @@ class StructuredLadder:
     A step down is remembered only once the lower form was answered: another fault must not cost the schema.
     """
 
-    def __init__(self, start: StructuredOutput, criteria: Sequence[str]) -> None:
+    def __init__(self, start: StructuredOutput, criteria: Sequence[str], *, directives: bool) -> None:
         self.form: StructuredOutput = start
-        self._schema = wire_schema(criteria)
+        self._schema = wire_schema(criteria, directives=directives)
 
     @property
     def response_format(self) -> JsonObject | None:

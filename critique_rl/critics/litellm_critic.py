@@ -99,7 +99,7 @@ class LiteLLMTransport:
         self._extra = extra_arguments
         # Two addresses of one provider are told apart by its address; without one, the model's name says it all.
         self.endpoint = endpoint_of(config.base_url) if config.base_url else "litellm"
-        self._ladder = StructuredLadder(config.structured_output, config.criteria)
+        self._ladder = StructuredLadder(config.structured_output, config.criteria, directives=config.max_directives > 0)
         source = f"the environment variable {config.api_key_env}" if config.api_key_env else "the provider's key"
         self._hint = f"check critic.model = {config.model!r}, critic.base_url and {source}"
 

@@ -56,7 +56,7 @@ class OpenAITransport:
         quiet_client_logs()
         self._config = config
         self._redact = redact
-        self._ladder = StructuredLadder(config.structured_output, config.criteria)
+        self._ladder = StructuredLadder(config.structured_output, config.criteria, directives=config.max_directives > 0)
         self._client = openai.AsyncOpenAI(
             api_key=key,
             base_url=config.base_url or OPENAI_URL,

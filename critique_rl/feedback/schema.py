@@ -74,15 +74,20 @@ def reply_schema() -> JsonObject:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def wire_schema(criteria: Sequence[str]) -> JsonObject:
-    """A flat, closed schema for constrained decoding: every field required, the named criteria and no others."""
+def wire_schema(criteria: Sequence[str], *, directives: bool = True) -> JsonObject:
+    """A flat, closed schema for constrained decoding: every field required, the named criteria and no others.
+
+    Without `directives` there is no list of them: a small model may fill it until its reply is cut off, before it
+    comes to the scores.
+    """
     text: JsonObject = {"type": "string"}
     directive = _closed(
         {"quote": {"type": ["string", "null"]}, "kind": _enum(get_args(DirectiveKind)), "text": text},
     )
+    listed: JsonObject = {"directives": {"type": "array", "items": directive}} if directives else {}
     return _closed(
         {
-            "directives": {"type": "array", "items": directive},
+            **listed,
             "scores": _closed({name: {"type": "number", "enum": list(SCORE_LEVELS)} for name in criteria}),
             "verdict": {"type": ["string", "null"], "enum": ["correct", "incorrect", None]},
             "confidence": {"type": ["number", "null"], "enum": [*SCORE_LEVELS, None]},

@@ -56,6 +56,14 @@ def test_a_good_reply_is_split_and_its_use_is_counted(critic: Any, server: Any, 
     assert "27 + 15 = 32" in body["messages"][1]["content"]
 
 
+def test_a_critic_without_directives_is_asked_for_scores_alone(critic: Any, server: Any, make_request: Make) -> None:
+    critique = critic(max_directives=0).review([make_request()])[0]
+    assert "directives" not in server.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]
+    assert critique.outcome is CriticOutcome.OK and critique.directives == ()
+    assert [item.value for item in critique.evaluative] == [0.25, 0.5]
+    assert [why for _, why in critique.dropped] == ["is beyond the first 0 directives"]  # it wrote one all the same
+
+
 def test_critiques_answer_their_requests_in_order(critic: Any, server: Any, answer: Any, make_request: Make) -> None:
     requests = [make_request(number, attempt=f"see attempt {number}") for number in range(4)]
 

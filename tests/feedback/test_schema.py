@@ -33,6 +33,14 @@ def test_the_wire_schema_is_closed_and_names_the_criteria() -> None:
     assert next(iter(properties)) == "directives"
 
 
+def test_without_directives_scores_come_first() -> None:
+    schema, whole = (wire_schema(["style"], directives=wanted) for wanted in (False, True))
+    assert schema["required"] == ["scores", "verdict", "confidence"]
+    properties, all_of_them = schema["properties"], whole["properties"]
+    assert isinstance(properties, dict) and isinstance(all_of_them, dict)
+    assert properties == {name: part for name, part in all_of_them.items() if name != "directives"}
+
+
 def test_whatever_the_wire_schema_allows_is_a_valid_reply() -> None:
     reply = CriticReply.model_validate(
         {

@@ -104,7 +104,7 @@ def test_a_section_is_a_critic_with_the_judges_prompt() -> None:
     section: dict[str, object] = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
     made = JudgeRewardConfig(kind="judge", critic=section).judge
     assert made.kind == "openai"
-    assert (made.prompt, made.criteria) == ("judge_pair", ("first", "second"))
+    assert (made.prompt, made.criteria, made.max_directives) == ("judge_pair", ("first", "second"), 0)
     own = JudgeRewardConfig(kind="judge", critic={**section, "prompt": "mine.md"}).judge
     assert own.kind == "openai" and own.prompt == "mine.md"
 
@@ -114,6 +114,7 @@ def test_a_section_is_a_critic_with_the_judges_prompt() -> None:
     [
         ({"kind": "policy"}, "cannot judge"),
         ({"kind": "openai", "model": "m", "criteria": ["a"]}, "criteria has no effect"),
+        ({"kind": "openai", "model": "m", "max_directives": 2}, "asked for scores alone"),
         ({"kind": "panel"}, "critic:"),
         ({"kind": "openai"}, "model: Field required"),
         ({"kind": "python", "path": "a.py", "threads": 3}, "threads"),
