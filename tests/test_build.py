@@ -33,7 +33,8 @@ from critique_rl.build import (
 )
 from critique_rl.build_sampler import build_accelerator, step_config
 from critique_rl.config.load import validate
-from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.config.reads import NEEDS
+from critique_rl.config.run import RunConfig
 from critique_rl.critics.recorded import RecordedCritic
 from critique_rl.critics.remote import RemoteCritic
 from critique_rl.critics.rules import RegexRuleCritic

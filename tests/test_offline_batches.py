@@ -17,7 +17,8 @@ from critique_rl.feedback.cache import AnswerCache
 from critique_rl.feedback.rows import read_rollouts, request_of
 from critique_rl.offline_batches import BatchOptions, cancel, gather, take_result_file, write_request_file
 from critique_rl.types import CriticOutcome, Critique
-from tests.servers.batches import BatchServer, Script, chat_completion
+from tests.servers.batches import BatchServer, Script
+from tests.servers.scripted_chat import chat_completion
 
 FAST = BatchOptions(limits=BatchLimits(max_shard_lines=3, poll_s=0.01, settle_s=0.1))
 NO_WAIT = BatchOptions(wait=False, limits=FAST.limits)

@@ -175,7 +175,7 @@ def _evaluate(path: Path, known: argparse.Namespace, pairs: Overrides) -> int:
         engine=parts.engine,
         reward=parts.reward,
         config=config.evaluation,
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=config.evaluation_tokens,
         seed=derive_seed(config.seed, 0, "evaluation"),
         environment=parts.environment,
     )

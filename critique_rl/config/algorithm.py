@@ -1,7 +1,7 @@
 """Which method stamps the weights, with its own options; those of its two feedback channels are named here, too.
 
 Owns: every default of the algorithms. A section that a method never reads is an error when it is set (see
-`config.run`). Must not know: torch.
+`config.reads`). Must not know: torch.
 """
 
 from __future__ import annotations

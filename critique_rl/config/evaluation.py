@@ -20,6 +20,12 @@ class EvaluationConfig(Strict):
     )
     max_tasks: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=1.0, ge=0.0, description="0 is greedy")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="longest answer of an evaluation, and of the probe of [monitors], in tokens (None: "
+        "rollout.max_tokens)",
+    )
     pass_at: tuple[int, ...] = Field(
         default=(),
         description="report pass@k (at least one of k answers is right) and pass^k (all k are) for each of these k, "

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from critique_rl.config.ablation import AblationConfig
 from critique_rl.config.check import CheckConfig
-from critique_rl.config.run import NAME, OPTIONAL, RunConfig
+from critique_rl.config.reads import OPTIONAL
+from critique_rl.config.run import NAME, RunConfig
 from critique_rl.config.shorthand import critic_tree
 from critique_rl.config.stages import STAGE, StageConfig, stage_trees, without_inert
 from critique_rl.errors import ConfigError

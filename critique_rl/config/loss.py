@@ -57,7 +57,7 @@ class LossConfig(Strict):
         default=None,
         gt=0.0,
         description="raise the weight by 0.005 a step while the rollouts' entropy is below this, lower it while above, "
-        "and add the bonus only below (None: the weight is fixed)",
+        "and add the bonus only below; a step's own rollouts move the weight that it uses (None: the weight is fixed)",
     )
     top_entropy_share: float = Field(
         default=1.0,

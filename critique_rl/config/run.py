@@ -1,12 +1,12 @@
 """One run, whole: the schema of a run file, section by section in loop order.
 
-Owns: the defaults of every section that is not a feedback channel, and the rule that an ineffective section is an
-error. Must not know: torch, transformers, or how anything is built.
+Owns: which sections there are, what they ask of each other, and the rule that an ineffective section is an error. Must
+not know: torch, transformers, or how anything is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -35,10 +35,12 @@ from critique_rl.config.phases import PhasesConfig, check_phases
 from critique_rl.config.plateau import PlateauConfig
 from critique_rl.config.policy import OptimizerConfig, PolicyConfig
 from critique_rl.config.prediction import check_prediction
+from critique_rl.config.reads import OPTIONAL, sections_read
 from critique_rl.config.replay import ReplayConfig
 from critique_rl.config.rewards import RewardConfig
 from critique_rl.config.sampling import SamplingConfig, check_pass_at_k, check_sampling
 from critique_rl.config.search import EpisodesConfig
+from critique_rl.config.sections import BudgetConfig, CheckpointConfig, ReportConfig, RolloutConfig
 from critique_rl.config.sft import SFT, check_sft
 from critique_rl.config.shorthand import critic_tree
 from critique_rl.config.skills import SkillsConfig, check_skills
@@ -47,100 +49,6 @@ from critique_rl.config.trust import TrustConfig
 
 NAME = r"^[A-Za-z0-9._-]{1,80}$"
 """What runs and arms may be called: their names are directories."""
-
-NEEDS: dict[str, frozenset[str]] = {
-    "grpo": frozenset(),
-    "dr_grpo": frozenset(),
-    "dapo": frozenset(),
-    "gspo": frozenset(),
-    "cispo": frozenset(),
-    "rloo": frozenset(),
-    "weighted_reinforce": frozenset(),
-    "pass_at_k": frozenset(),
-    "sft": frozenset(),
-    "self_imitation": frozenset(),
-    "critique_grpo": frozenset({"critic", "feedback", "plateau", "refinement", "replay", "trust", "guards"}),
-    "directive_distillation": frozenset({"critic", "feedback", "plateau", "distillation", "guards"}),
-    "two_channel": frozenset(
-        {"critic", "feedback", "plateau", "refinement", "replay", "distillation", "trust", "guards"}
-    ),
-}
-"""Which optional sections each algorithm reads (the plateau tracker always watches; only these act on it)."""
-
-OPTIONAL = frozenset({"critic", "feedback", "refinement", "replay", "distillation", "trust", "guards"})
-"""Sections that must not be set where the algorithm reads nothing of them."""
-
-
-def sections_read(name: str, use: Collection[str] = PARTS) -> frozenset[str]:
-    """Which optional sections a method reads when only these parts of a critique are in use (two_channel has the key);
-    none for a name that nobody has."""
-    unread: set[str] = set()
-    if "targets" not in use:
-        unread.add("distillation")
-    if "refinements" not in use:
-        unread |= {"refinement", "replay"} if "scores" in use else {"refinement", "replay", "trust"}
-    read = NEEDS.get(name, frozenset())
-    return read - unread if name == "two_channel" else read
-
-
-class RolloutConfig(Strict):
-    """How attempts are sampled."""
-
-    prompts_per_step: int = Field(default=8, ge=1)
-    group_size: int = Field(default=8, ge=1, description="rollouts per prompt")
-    max_tokens: int = Field(default=256, ge=1, description="longest completion, in tokens")
-    temperature: float = Field(default=1.0, gt=0.0)
-    batch_size: int = Field(default=64, ge=1, description="sequences per generate call (bounds memory)")
-    first_turn_candidates: int | None = Field(
-        default=None,
-        ge=2,
-        description="with a task that has a tool: draw so many first turns for each prompt and begin its group with "
-        "the group_size most different of them, which are not learned from (docs/search.md); None: begin with any",
-    )
-
-
-class BudgetConfig(Strict):
-    """When to stop: whichever comes first."""
-
-    max_steps: int = Field(default=100, ge=1)
-    max_epochs: int | None = Field(
-        default=None, ge=1, description="passes over the training tasks, each of as many whole batches as they fill"
-    )
-    stop_on_plateau: bool = Field(
-        default=False,
-        description="stop when the mean reward of the latest steps is flat, as plateau.block, horizon, delta and alpha "
-        "say; too little to tell is not flat",
-    )
-    max_generated_tokens: int | None = Field(
-        default=None, ge=1, description="rollout plus refinement tokens: what arms are compared at"
-    )
-    count_critic_tokens: bool = Field(
-        default=False,
-        description="the critic's own tokens count towards max_generated_tokens, too; a critic that states no usage is "
-        "counted by the policy's tokenizer",
-    )
-
-    @model_validator(mode="after")
-    def _every_key_is_read(self) -> BudgetConfig:
-        if self.count_critic_tokens and self.max_generated_tokens is None:
-            raise ValueError(
-                "count_critic_tokens has no effect without max_generated_tokens; remove it, or set a token budget"
-            )
-        return self
-
-
-class CheckpointConfig(Strict):
-    """What is kept on disk."""
-
-    every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: only at the end")
-    keep: int = Field(default=1, ge=1, description="newest checkpoints kept")
-
-
-class ReportConfig(Strict):
-    """What samples.jsonl and report.html show."""
-
-    samples_per_step: int = Field(default=1, ge=0, description="whole stories recorded per step")
-    every: int = Field(default=5, ge=1, description="steps between recorded stories (critiqued prompts first)")
 
 
 class RunConfig(Strict):
@@ -182,9 +90,20 @@ class RunConfig(Strict):
     forgetting: ForgettingConfig | None = None
 
     @property
+    def reads_scores(self) -> bool:
+        """Whether anything is learned from the critic's scores."""
+        weight = getattr(self.algorithm, "critic_score_weight", 0.0)
+        return weight > 0 or (self.objectives is not None and self.objectives.reads_critic)
+
+    @property
     def reads(self) -> frozenset[str]:
         """The optional sections that the algorithm reads as it is set."""
         return sections_read(self.algorithm.name, getattr(self.algorithm, "use", PARTS))
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """The longest answer to a held-out task, in tokens."""
+        return self.rollout.max_tokens if self.evaluation.max_tokens is None else self.evaluation.max_tokens
 
     @field_validator("critic", mode="before")
     @classmethod
@@ -224,6 +143,19 @@ class RunConfig(Strict):
             raise ValueError(
                 f"distillation.join = {join!r} has no effect under algorithm.name = 'directive_distillation', which "
                 "learns from no reward; remove it, or choose two_channel"
+            )
+        chooses = self.feedback is None and self.distillation.hint_choice != "joined"
+        if chooses and getattr(self.critic, "max_directives", None) == 1:
+            raise ValueError(
+                f"distillation.hint_choice = {self.distillation.hint_choice!r} has no effect with "
+                "critic.max_directives = 1, which leaves one directive to show; remove one of the two"
+            )
+        told = sorted(self.reads & {"distillation", "refinement"})
+        if getattr(self.critic, "max_directives", None) == 0 and (told or not self.reads_scores):
+            left = f"leaves [{told[0]}] without a word" if told else "leaves nothing that this run learns from"
+            raise ValueError(
+                f"critic.max_directives = 0 {left}; raise it, or learn from the critic's scores alone, with "
+                "algorithm.use = ['scores'] or an objective of source critic"
             )
         if self.feedback is not None and self.feedback.anchor and join == "routed":
             raise ValueError(

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from critique_rl.config.run import NAME, OPTIONAL, PARTS, RunConfig, sections_read
+from critique_rl.config.reads import OPTIONAL, sections_read
+from critique_rl.config.run import NAME, PARTS, RunConfig
 from critique_rl.config.sft import SFT, without_rollout_keys
 from critique_rl.errors import ConfigError
 

@@ -48,7 +48,7 @@ def held_out_answers(config: RunConfig, directory: Path) -> list[HeldOutAnswer]:
             engine=engine,
             reward=reward,
             config=config.evaluation,
-            max_tokens=config.rollout.max_tokens,
+            max_tokens=config.evaluation_tokens,
             seed=derive_seed(config.seed, step, "evaluation"),
             environment=build_environment(config.tasks),
         )

@@ -109,6 +109,19 @@ def _say(variants: Sequence[str], wording: int, **fields: str) -> str:
     return variants[wording % len(variants)].format(**fields)
 
 
+def abstained(request: CriticRequest, critic: str, error: DataError) -> Critique:
+    """What a critic by rules says of a question that it cannot read."""
+    return Critique(rollout_id=request.rollout_id, critic=critic, outcome=CriticOutcome.ABSTAINED, reason=str(error))
+
+
+def with_directives(critique: Critique, directives: tuple[Directive, ...]) -> Critique:
+    """The critique with these directives and the reply that a model would have written it in."""
+    said = [{"text": d.text, "kind": d.kind, "quote": d.quote} for d in directives]
+    scores = {e.criterion: e.value for e in critique.evaluative}
+    reply = json.dumps({"directives": said, "scores": scores, "verdict": critique.verdict})
+    return replace(critique, directives=directives, reply=reply)
+
+
 class LabCritic:
     """Critic by rules; deterministic: equal questions and attempts get equal words.
 
@@ -138,19 +151,17 @@ class LabCritic:
         try:
             problem = Problem.parse(request.task.question)
         except DataError as error:
-            return Critique(
-                rollout_id=request.rollout_id, critic=self.name, outcome=CriticOutcome.ABSTAINED, reason=str(error)
-            )
+            return abstained(request, self.name, error)
         digest = hashlib.blake2b(f"{self._seed}:{problem.question}:{request.attempt}".encode(), digest_size=12).digest()
         if int.from_bytes(digest[:8], "big") < self._lies * 2**64:
             donor, attempt = _donor(problem, int.from_bytes(digest[8:], "big"))
             lie = self._judge(request.rollout_id, donor, attempt)
             # Its first directive is about the ones column; a later one could happen to be right here too.
-            return _with_directives(lie, lie.directives[:1])
+            return with_directives(lie, lie.directives[:1])
         truth = self._judge(request.rollout_id, problem, request.attempt.strip())
         if self._reveals and truth.directives:
             digits = ", ".join(problem.answer)
-            return _with_directives(truth, (Directive(text=f"The right digits are {digits}, in this order."),))
+            return with_directives(truth, (Directive(text=f"The right digits are {digits}, in this order."),))
         return truth
 
     def _judge(self, rollout_id: str, problem: Problem, attempt: str) -> Critique:
@@ -167,14 +178,7 @@ class LabCritic:
             verdict=verdict,
             usage=Usage(cost_usd=0.0),
         )
-        return _with_directives(critique, directives)
-
-
-def _with_directives(critique: Critique, directives: tuple[Directive, ...]) -> Critique:
-    said = [{"text": d.text, "kind": d.kind, "quote": d.quote} for d in directives]
-    scores = {e.criterion: e.value for e in critique.evaluative}
-    reply = json.dumps({"directives": said, "scores": scores, "verdict": critique.verdict})
-    return replace(critique, directives=directives, reply=reply)
+        return with_directives(critique, directives)
 
 
 def _donor(problem: Problem, draw: int) -> tuple[Problem, str]:

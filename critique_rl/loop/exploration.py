@@ -1,5 +1,5 @@
-"""What a guard of exploration sees of a step, and how what it turned is put into effect: between two steps, never in
-one.
+"""What a guard of exploration sees of a step, and how what it turned is put into effect: between two steps, but for the
+weight of an entropy bonus, which answers to the entropy of the step it counts in.
 
 Owns: where its figures are read, and that rollouts are sampled and scored at one temperature. Must not know: when it
 acts, or on what. Probes and evaluations keep the run's own temperature, so that they stay comparable.
@@ -7,12 +7,13 @@ acts, or on what. Probes and evaluations keep the run's own temperature, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from critique_rl.config.run import RolloutConfig, RunConfig
 from critique_rl.loop.checkpoint import checkpoint_directory
-from critique_rl.loop.guards import vitals
+from critique_rl.loop.guards import Vitals
 from critique_rl.loop.parts import Parts
 from critique_rl.protocols import StepReport
 from critique_rl.types import Group, ScoreStatus
@@ -42,15 +43,15 @@ def rollout_now(config: RunConfig, parts: Parts) -> RolloutConfig:
     return config.rollout.model_copy(update={"temperature": config.rollout.temperature + rise})
 
 
-def watch_exploration(parts: Parts, step: int, groups: Sequence[Group]) -> None:
-    """All groups of a step as they were sampled, after the monitors have seen them. What follows holds from the next
-    step."""
+def watch_exploration(parts: Parts, step: int, groups: Sequence[Group], *, vitals: Callable[[], Vitals]) -> None:
+    """All groups of a step as they were sampled and their vitals, after the monitors have seen them. What follows holds
+    from the next step, but for the weight of an entropy bonus."""
     guard = parts.exploration
     if guard is None:
         return
-    seen = vitals(groups)
+    seen = vitals()
     measured = parts.monitors.figures() if parts.monitors is not None else {}
-    # The knobs of this step must not change between its rollouts and its training: they are read at the next start.
+    held = guard.knobs
     guard.observe(
         step,
         entropy=seen.entropy,
@@ -60,6 +61,10 @@ def watch_exploration(parts: Parts, step: int, groups: Sequence[Group]) -> None:
         zero_variance=zero_variance(groups),
         strategy_entropy=measured.get(STRATEGIES),
     )
+    # The other knobs must not change between a step's rollouts and its training: they are read at the next start.
+    weight = guard.knobs.entropy_weight
+    if weight != held.entropy_weight:
+        parts.policy.set_knobs(replace(held, entropy_weight=weight))
     for message in guard.messages():
         parts.tracker.event(step + 1, "exploration", message)
 

@@ -16,7 +16,7 @@ from critique_rl.loop.collect import collect
 from critique_rl.loop.critic_stage import CriticStage
 from critique_rl.loop.demonstrations import demonstrate
 from critique_rl.loop.exploration import rollout_now, watch_exploration
-from critique_rl.loop.guards import vitals
+from critique_rl.loop.guards import Vitals, vitals
 from critique_rl.loop.monitoring import monitor_batch
 from critique_rl.loop.offpolicy import correct_for_age
 from critique_rl.loop.parts import Parts
@@ -58,8 +58,22 @@ class Gatherer:
         self._replay = replay
         self._state = state
         self._resampler = Resampler(config, parts)
-        self.sampled: list[Group] = []
+        self._sampled: list[Group] = []
+        self._vitals: Vitals | None = None
+
+    @property
+    def sampled(self) -> list[Group]:
         """Every group of the latest step, with those that are not trained on."""
+        return self._sampled
+
+    def vitals(self) -> Vitals:
+        """Of `sampled`: read when first asked for, then handed on for the rest of the step."""
+        if self._vitals is None:
+            self._vitals = vitals(self._sampled)
+        return self._vitals
+
+    def _hold(self, groups: list[Group]) -> None:
+        self._sampled, self._vitals = groups, None
 
     @property
     def samples(self) -> bool:
@@ -86,9 +100,9 @@ class Gatherer:
             asked += questions
             kept += self._resampler.sift(step, found)
             tasks = self._resampler.more(step)
-        self.sampled = groups
+        self._hold(groups)
         monitor_batch(parts, step, groups)
-        watch_exploration(parts, step, groups)
+        watch_exploration(parts, step, groups, vitals=self.vitals)
         watch_phases(config, parts, step, groups)
         if asked and self._state.progress.first_critic_step is None:
             self._state.progress.first_critic_step = step
@@ -97,7 +111,7 @@ class Gatherer:
         self._critic.ask_probes(step, groups)
         for cause, told in parts.plateau.alarms():
             parts.tracker.event(step + 1, str(cause), told)
-        self._guard(step, groups)
+        self._guard(step)
         return Gathered([group for group, _ in kept], [state for _, state in kept])
 
     def _round(self, step: int, tasks: Sequence[Task]) -> _Round:
@@ -133,13 +147,13 @@ class Gatherer:
         )
         return _Round([watched[t] for t in range(len(tasks))], asked)
 
-    def _guard(self, step: int, groups: Sequence[Group]) -> None:
+    def _guard(self, step: int) -> None:
         if self._parts.guards is None:
             return
         first = self._state.progress.first_critic_step
         injecting = self._state.progress.injected > 0 or (first is not None and first < step)
         conflict = self._state.conflict
-        self._parts.guards.observe(**vitals(groups)._asdict(), injecting=injecting, conflict=conflict)
+        self._parts.guards.observe(**self.vitals()._asdict(), injecting=injecting, conflict=conflict)
         message = self._parts.guards.message()
         if message:
             self._parts.tracker.event(step + 1, "guards", message)
@@ -160,7 +174,7 @@ class Gatherer:
         assert self._config.feedback is not None
         cap = self._config.feedback.correction_cap
         states: list[GroupState] = [Recalled()] * len(recalled)
-        self.sampled = recalled
+        self._hold(recalled)
         return Gathered(correct_for_age(recalled, policy=self._parts.policy, cap=cap), states)
 
     def _demonstrate(self) -> Gathered:
@@ -170,7 +184,7 @@ class Gatherer:
         groups = demonstrate(
             tasks, policy=parts.policy, reward=parts.reward, max_tokens=config.rollout.max_tokens, step=step
         )
-        self.sampled = groups
+        self._hold(groups)
         return Gathered(groups, [Recalled()] * len(groups))
 
     def _watch(self, group: Group) -> tuple[Group, GroupState]:

@@ -33,7 +33,11 @@ def probe(config: RunConfig, parts: Parts, step: int, *, last: bool) -> bool:
         engine=parts.engine,
         reward=parts.reward,
         config=config.rollout.model_copy(
-            update={"group_size": config.monitors.probe_samples, "first_turn_candidates": None}
+            update={
+                "group_size": config.monitors.probe_samples,
+                "max_tokens": config.evaluation_tokens,
+                "first_turn_candidates": None,
+            }
         ),
         step=step,
         seed=derive_seed(config.seed, step, "probe"),

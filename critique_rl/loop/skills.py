@@ -82,7 +82,7 @@ class SkillStage:
             engine=parts.engine,
             reward=parts.reward,
             config=config.evaluation,
-            max_tokens=config.rollout.max_tokens,
+            max_tokens=config.evaluation_tokens,
             seed=derive_seed(config.seed, step, "evaluation with skills"),
             environment=parts.environment,
         )

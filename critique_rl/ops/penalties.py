@@ -68,11 +68,13 @@ def kl_penalty(policy_logprobs_N: Tensor, reference_logprobs_N: Tensor, *, kind:
 def adapt_entropy_weight(
     coefficient: float, entropy: float, target: float, *, delta: float = 0.005, highest: float = 1.0
 ) -> EntropyWeight:
-    """c' = c + delta below the target, c - delta above it; the bonus is weighed by c if entropy <= target, else by 0.
+    """c' = c + delta below the target, c - delta above it; the bonus is weighed by c' if entropy <= target, else by 0.
 
-    Skywork-OR1 (arXiv 2505.22312), with c kept in [0, highest] so that a long time on one side is undone as quickly as
-    it should be. `entropy` is the mean over the rollouts' tokens before the step (nats per token), for which minus the
-    mean behaviour log-prob is an unbiased estimate; not finite (nothing was measured) changes nothing and applies 0.
+    The form of Skywork-OR1 (arXiv 2505.22312): c' counts in the step whose entropy moved it. Others (TRL) weigh with
+    the c of the step before, so that the first bonus comes a step late. c is kept in [0, highest], so that a long time
+    on one side is undone as quickly as it should be; at the target it stays. `entropy` is the mean over the rollouts'
+    tokens before the step (nats per token), for which minus the mean behaviour log-prob is an unbiased estimate; not
+    finite (nothing was measured) changes nothing and applies 0.
     Raises ValueError for a negative coefficient or target, or a delta or highest that is not above 0.
     """
     if not (coefficient >= 0 and target >= 0 and delta > 0 and highest > 0):
@@ -82,6 +84,5 @@ def adapt_entropy_weight(
         )
     if not math.isfinite(entropy):
         return EntropyWeight(0.0, coefficient)
-    applied = coefficient if entropy <= target else 0.0
-    moved = coefficient + delta * ((entropy < target) - (entropy > target))
-    return EntropyWeight(applied, min(max(moved, 0.0), highest))
+    moved = min(max(coefficient + delta * ((entropy < target) - (entropy > target)), 0.0), highest)
+    return EntropyWeight(moved if entropy <= target else 0.0, moved)

@@ -86,7 +86,7 @@ def pg_denominator(samples: Sequence[TrainSample], loss: LossConfig, *, max_comp
 
 
 def entropy_weight(samples: Sequence[TrainSample], loss: LossConfig, *, coefficient: float) -> EntropyWeight:
-    """The weight of the bonus for this batch and the coefficient for the next, from the rollouts' own entropy."""
+    """The weight of the bonus for this batch and the coefficient that it leaves, from the rollouts' own entropy."""
     if loss.entropy_target is None:
         return EntropyWeight(loss.entropy_weight, coefficient)
     on = [active(s, s.pg_weight) > 0 for s in samples]

@@ -91,7 +91,8 @@ class Exploration:
         zero_variance: float | None,
         strategy_entropy: float | None,
     ) -> None:
-        """One step's rollouts, before anything is filtered out; None: not known. What follows holds from the next step.
+        """One step's rollouts, before anything is filtered out; None: not known. What follows holds from the next step,
+        but for the weight of an entropy bonus, which counts in this one.
 
         Entropies in nats (per token, and of strategies), lengths in tokens, the others as shares.
         """

@@ -7,10 +7,12 @@ policy which is getting worse teaches the damage.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import cast
 
-from critique_rl.errors import CheckpointError
+from pydantic import TypeAdapter
+
+from critique_rl.schedule.restoring import restored
 
 LONGER = 1.2
 """How far the 95th percentile of completion lengths may rise over its value at the last refresh. Ours."""
@@ -36,15 +38,25 @@ class _Stretch:
         }
 
 
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """All that a resumed run needs. `reference` is the means of the stretch at the last refresh."""
+
+    now: _Stretch = field(default_factory=_Stretch)
+    reference: dict[str, float] | None = None
+    refreshes: int = 0
+    held: int = 0
+
+
+_STATE: TypeAdapter[_State] = TypeAdapter(_State)
+
+
 class RefreshGate:
     """Decides every `every` steps; the first stretch is what the second is compared with."""
 
     def __init__(self, *, every: int) -> None:
         self.every = every
-        self._now = _Stretch()
-        self._reference: dict[str, float] | None = None
-        self._refreshes = 0
-        self._held = 0
+        self._state = _State()
 
     def observe(self, *, reward: float | None, p95_tokens: float | None, truncated: float | None) -> bool:
         """Take in one step's rollouts; True if the teacher is to follow after this step.
@@ -55,16 +67,17 @@ class RefreshGate:
         """
         if reward is None or p95_tokens is None or truncated is None:
             return False
-        now = self._now
+        state = self._state
+        now = state.now
         now.steps += 1
         now.reward += reward
         now.p95_tokens += p95_tokens
         now.truncated += truncated
         if now.steps < self.every:
             return False
-        found, before, self._now = now.means(), self._reference, _Stretch()
+        found, before, state.now = now.means(), state.reference, _Stretch()
         if before is None:
-            self._reference = found
+            state.reference = found
             return False
         better = (
             found["reward"] > before["reward"]
@@ -72,31 +85,19 @@ class RefreshGate:
             and found["truncated"] <= before["truncated"] + MORE_TRUNCATED
         )
         if better:
-            self._reference = found
-        self._refreshes += better
-        self._held += not better
+            state.reference = found
+        state.refreshes += better
+        state.held += not better
         return better
 
     def figures(self) -> Mapping[str, float]:
         """For trackers: refreshes and refusals so far."""
-        return {"teacher/refreshes": float(self._refreshes), "teacher/held": float(self._held)}
+        return {"teacher/refreshes": float(self._state.refreshes), "teacher/held": float(self._state.held)}
 
     def state_dict(self) -> dict[str, object]:
-        """Plain JSON."""
-        return {
-            "now": asdict(self._now),
-            "reference": self._reference,
-            "refreshes": self._refreshes,
-            "held": self._held,
-        }
+        """Plain JSON values."""
+        return cast("dict[str, object]", _STATE.dump_python(self._state, mode="json"))
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from `state_dict()`. Raises CheckpointError for anything else."""
-        try:
-            self._now = _Stretch(**cast("dict[str, Any]", state["now"]))
-            self._reference = cast("dict[str, float] | None", state["reference"])
-            self._refreshes, self._held = cast(int, state["refreshes"]), cast(int, state["held"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"teacher gate in the checkpoint: {error}; it was written by another version: resume with that version"
-            ) from error
+        """The inverse of `state_dict`. Raises CheckpointError for anything that it did not write."""
+        self._state = restored(_STATE, state, what="teacher gate")

@@ -202,6 +202,8 @@ def test_eval_of_the_start_and_of_a_checkpoint(run_toml: str, capsys: Capture) -
     assert json.loads(capsys.readouterr().out).keys() == {"easy", "hard"}
     # the first evaluation of a run is the same question
     assert lines(Path("out/metrics.jsonl"))[0]["eval/easy"] == start["easy"]["success"]
+    assert main(["eval", run_toml, "--evaluation.max_tokens", "1"]) == 0
+    assert all(s["success"] == 0.0 for s in json.loads(capsys.readouterr().out).values())  # no answer has one digit
     assert main(["eval", run_toml, "--checkpoint", "nowhere"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "nowhere" in err

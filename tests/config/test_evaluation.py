@@ -24,9 +24,18 @@ def test_as_many_samples_as_the_largest_k_are_enough() -> None:
     assert evaluation(pass_at=[1], temperature=0.0).pass_at == (1,)
 
 
+def test_answers_to_held_out_tasks_may_be_as_long_as_rollouts_unless_it_is_said() -> None:
+    tree: dict[str, object] = {"rollout": {"max_tokens": 40}}
+    assert validate(tree, source="test").evaluation_tokens == 40
+    for longest in (1, 40, 90):
+        config = validate({**tree, "evaluation": {"max_tokens": longest}}, source="test")
+        assert (config.evaluation_tokens, config.rollout.max_tokens) == (longest, 40)
+
+
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
+        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"pass_at": [1, 4], "samples_per_task": 3}, r"pass_at = \[1, 4\] with samples_per_task = 3: .*to 4 or more"),
         ({"pass_at": [2]}, r"samples_per_task = 1: fewer answers than k say nothing about k"),
         ({"pass_at": [0, 1]}, r"pass_at = \[0, 1\]; wanted different whole numbers of 1 or more"),

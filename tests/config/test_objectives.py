@@ -9,7 +9,8 @@ import pytest
 
 from critique_rl.config.load import dump, load_resolved, merge, validate
 from critique_rl.config.objectives import READERS
-from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.config.reads import NEEDS
+from critique_rl.config.run import RunConfig
 from critique_rl.errors import ConfigError
 from tests.lab_runs import Tree
 

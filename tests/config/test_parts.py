@@ -8,7 +8,8 @@ import pytest
 
 from critique_rl.config.algorithm import PARTS, TwoChannelConfig
 from critique_rl.config.load import validate
-from critique_rl.config.run import NEEDS, RunConfig, sections_read
+from critique_rl.config.reads import NEEDS, sections_read
+from critique_rl.config.run import RunConfig
 from critique_rl.errors import ConfigError
 
 CRITIC: dict[str, object] = {"critic": {"kind": "lab_rules"}}
@@ -103,3 +104,13 @@ def test_an_anchor_is_not_routed() -> None:
     }
     with pytest.raises(ConfigError, match=r"feedback\.anchor has no effect with distillation\.join"):
         validate(tree, source="test")
+
+
+SCORES_ONLY = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1", "max_directives": 0}
+
+
+def test_a_critic_of_scores_alone_serves_a_run_that_reads_them() -> None:
+    assert read(["scores"], critic=SCORES_ONLY).reads_scores
+    for use, left in ((["targets"], r"\[distillation\]"), (["scores", "refinements"], r"\[refinement\]")):
+        with pytest.raises(ConfigError, match=rf"max_directives = 0 leaves {left} without a word; raise it"):
+            read(use, critic=SCORES_ONLY)

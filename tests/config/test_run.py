@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from critique_rl.config.algorithm import LOSS_DEFAULTS, AlgorithmConfig, DapoConfig, RlooConfig
 from critique_rl.config.load import dump, load_resolved, read_run_file, resolve, validate
 from critique_rl.config.loss import LossConfig
-from critique_rl.config.run import NEEDS, RunConfig
+from critique_rl.config.reads import NEEDS
+from critique_rl.config.run import RunConfig
 from critique_rl.errors import ConfigError
 
 SECTIONS = {"critic": {"kind": "lab_rules"}, "refinement": {}, "distillation": {}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from critique_rl.config.load import dump, load_resolved, merge, validate
-from critique_rl.config.run import NEEDS
+from critique_rl.config.reads import NEEDS
 from critique_rl.config.sampling import ADVANTAGES_FROM_REWARDS, CONTRAST
 from critique_rl.errors import ConfigError
 

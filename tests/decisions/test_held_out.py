@@ -41,6 +41,13 @@ def guess_config() -> RunConfig:
     return validate(GUESS, source="test")
 
 
+def test_they_are_as_long_as_evaluations_and_not_as_rollouts(tmp_path: Path) -> None:
+    config = validate({**GUESS, "evaluation": {"max_tasks": 4, "max_tokens": 2}}, source="test")
+    run_lab(config, tmp_path)
+    answers = held_out_answers(config, tmp_path)
+    assert len(answers) == 4 and not any(answer.readable for answer in answers)  # cut before the confidence
+
+
 def test_the_answers_are_those_of_the_last_evaluation(tmp_path: Path) -> None:
     config = guess_config()
     trainer = run_lab(config, tmp_path)

@@ -11,6 +11,7 @@ from critique_rl.config.load import validate
 from critique_rl.errors import ConfigError
 from critique_rl.loop.ending import Ending, epoch_steps
 from critique_rl.loop.train import Trainer
+from critique_rl.tasks.search import SearchTasks
 from tests.lab_runs import GRPO, lab_config, lab_trainer, lines, run_lab
 
 
@@ -46,6 +47,16 @@ def test_the_default_of_the_steps_never_cuts_passes_silently(tmp_path: Path) -> 
     config = lab_config({"budget": {"max_epochs": 40}}, base=base)
     with pytest.raises(ConfigError, match=r"max_epochs = 40 are 120 steps of 4 of 12 tasks.*= 100 would end"):
         epoch_steps(config, trainer.parts)
+
+
+def test_passes_over_a_file_of_questions_to_search_for(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(13)), encoding="utf-8")
+    trainer = built(tmp_path, max_epochs=2, max_steps=99)
+    trainer.parts.tracker.close()
+    # 13 questions, 4 to a step: three whole batches a pass
+    parts = replace(trainer.parts, tasks=SearchTasks(path, verifier="search"))
+    assert epoch_steps(trainer.config, parts) == 6
 
 
 def test_tasks_that_are_not_counted_have_no_passes(tmp_path: Path) -> None:

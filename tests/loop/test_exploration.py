@@ -133,6 +133,25 @@ def test_knobs_hold_from_the_step_after_in_sampling_and_training_alike(tmp_path:
     assert sampler.temperatures[1:-1] == pytest.approx([0.8, 0.8, 0.9, 0.8])
 
 
+def test_the_weight_of_a_bonus_alone_counts_in_the_step_whose_entropy_moved_it(tmp_path: Path) -> None:
+    # after the first observation the guard says .005 and a higher temperature, after the third nothing any more
+    raised = Knobs(entropy_weight=0.005, temperature=0.1)
+    guard, sampler = Script({1: raised, 2: replace(raised, entropy_weight=0.0), 3: Knobs()}), Heard()
+    trainer = trainer_of(guard, tmp_path, sampler=sampler)
+    trainer.run()
+    policy = cast(CharPolicy, trainer.parts.policy)
+    assert policy.knobs == [
+        Knobs(),  # step 1 as it begins, then as it trains
+        Knobs(entropy_weight=0.005),
+        raised,
+        Knobs(entropy_weight=0.0, temperature=0.1),
+        Knobs(entropy_weight=0.0, temperature=0.1),
+        Knobs(temperature=0.1),
+        Knobs(),
+    ]
+    assert sampler.temperatures[1:-1] == pytest.approx([0.8, 0.9, 0.9, 0.8])
+
+
 def test_what_the_guard_sees_and_what_is_told_of_it(tmp_path: Path) -> None:
     guard = Script()
     trainer = trainer_of(guard, tmp_path)

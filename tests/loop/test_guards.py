@@ -11,15 +11,18 @@ from typing import cast
 import pytest
 
 from critique_rl.config.guards import GuardsConfig
+from critique_rl.loop import gather
 from critique_rl.loop.checkpoint import latest_checkpoint
-from critique_rl.loop.guards import uninjected, vitals
+from critique_rl.loop.guards import Vitals, uninjected, vitals
 from critique_rl.loop.parts import Parts
 from critique_rl.loop.run_state import RunState
 from critique_rl.loop.train import Trainer
 from critique_rl.protocols import GRADIENT_CONFLICT, Guards, Policy, StepReport
+from critique_rl.schedule.refresh_gate import RefreshGate
 from critique_rl.schedule.trip_wires import TripWires
-from critique_rl.types import TrainSample
+from critique_rl.types import Group, TrainSample
 from tests.loop.fakes import CharPolicy, critique, group, task
+from tests.loop.test_exploration import Script
 from tests.loop.test_train import Sampler, make, memory
 
 TIGHT = {"reference_steps": 1, "recent_steps": 1, "min_steps": 1, "sustain_steps": 1, "cooldown_steps": 2}
@@ -78,6 +81,41 @@ def test_vitals_by_hand() -> None:
     assert vitals([]) == (None, None, None, None, None, {})
     unknown = replace(one, rollouts=tuple(replace(r, behaviour_logprobs=()) for r in one.rollouts))
     assert vitals([unknown]).entropy is None
+
+
+def test_one_reading_of_a_step_serves_wires_guard_and_teacher_and_none_is_made_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Vitals] = []
+    seen: dict[str, list[object]] = {"wires": [], "guard": [], "gate": []}
+
+    def counted(groups: Sequence[Group]) -> Vitals:
+        read.append(vitals(groups))
+        return read[-1]
+
+    class Wires(Scripted):
+        def observe(self, *, injecting: bool, conflict: float | None = None, **figures: object) -> None:
+            seen["wires"].append((figures["entropy"], figures["success"], figures["p95_tokens"]))
+            super().observe(injecting=injecting, conflict=conflict)
+
+    class Explored(Script):
+        def observe(self, step: int, **figures: float | None) -> None:
+            seen["guard"].append((figures["entropy"], figures["success"], figures["p95_tokens"]))
+            super().observe(step, **figures)
+
+    class Gate(RefreshGate):
+        def observe(self, *, reward: float | None, p95_tokens: float | None, truncated: float | None) -> bool:
+            seen["gate"].append((read[-1].entropy, reward, p95_tokens))
+            return super().observe(reward=reward, p95_tokens=p95_tokens, truncated=truncated)
+
+    monkeypatch.setattr(gather, "vitals", counted)
+    make(tmp_path / "plain").run()
+    assert read == []
+    trainer = guarded(make(tmp_path / "watched"), Wires([True] * 5))
+    parts = replace(trainer.parts, exploration=Explored(), teacher_gate=Gate(every=1))
+    Trainer(trainer.config, parts, trainer.run_dir).run()
+    assert len(read) == 5
+    assert seen["wires"] == seen["guard"] == seen["gate"] == [(r.entropy, r.success, r.p95_tokens) for r in read]
 
 
 def test_a_group_without_injection_keeps_only_what_the_verifier_said() -> None:

@@ -114,6 +114,30 @@ def test_alerts_are_events(tmp_path: Path) -> None:
     assert events == [(1, "the first"), (3, "another"), (3, "and one more")]
 
 
+def test_evaluations_bare_or_with_skills_and_probes_may_be_longer_than_rollouts(tmp_path: Path) -> None:
+    changes: Tree = {
+        "budget": {"max_steps": 2},
+        "rollout": {"max_tokens": 3},
+        "evaluation": {"every": 1, "max_tokens": 7},
+        "monitors": {"probe_tasks": 2, "probe_samples": 2, "probe_every": 2},
+        "skills": {"prompt": "lab_skills", "match_kind": False, "evaluate_with_skills": True},
+    }
+    changes["skills"] |= {"source": "writer", "writer": {"kind": "lab_rules"}}  # pyright: ignore[reportOperatorIssue]
+    trainer = lab_trainer(lab_config(changes, base=GRPO), tmp_path)
+    longest: list[int] = []
+    real = trainer.parts.engine.generate
+
+    def generate(prompts: object, *, max_tokens: int, **options: object) -> object:
+        longest.append(max_tokens)
+        return real(prompts, max_tokens=max_tokens, **options)  # pyright: ignore[reportArgumentType]
+
+    trainer.parts.engine.generate = generate  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.run()
+    trainer.parts.tracker.close()
+    # evaluation bare and with skills, probe; rollouts; the evaluation alone; rollouts; all three again
+    assert longest == [7, 7, 7, 3, 7, 7, 3, 7, 7, 7]
+
+
 def test_the_probes_tasks_are_fixed_and_evenly_spread() -> None:
     held_out = [task(str(i)) for i in range(10)]
     assert [t.id for t in probe_tasks(held_out, 4)] == ["0", "2", "5", "7"]

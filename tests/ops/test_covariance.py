@@ -130,12 +130,12 @@ def covariance(pi: Tensor, left: Tensor, right: Tensor) -> float:
 
 
 def test_vector_9_7_adaptive_entropy() -> None:
-    coefficient, carried, applied = 0.0, [], []
+    carried, applied = [0.0], list[float]()
     for seen in (0.5, 0.3, 0.18, 0.15, 0.19, 0.25, 0.22):
-        coefficient = adapt_entropy_weight(coefficient, seen, 0.2).carried
-        carried.append(coefficient)
-        applied.append(coefficient if seen <= 0.2 else 0.0)
-    assert carried == pytest.approx([0, 0, 0.005, 0.010, 0.015, 0.010, 0.005])
+        weight = adapt_entropy_weight(carried[-1], seen, 0.2)
+        applied.append(weight.applied)
+        carried.append(weight.carried)
+    assert carried[1:] == pytest.approx([0, 0, 0.005, 0.010, 0.015, 0.010, 0.005])
     assert applied == pytest.approx([0, 0, 0.005, 0.010, 0.015, 0, 0])
 
 

@@ -168,10 +168,10 @@ def test_minus_the_mean_sampled_logprob_is_the_entropy_in_expectation() -> None:
 
 def test_adaptive_weight_by_hand() -> None:
     # below the target: raised, and the bonus is on; above: lowered, and it is off; at it: kept, and it is on
-    assert adapt_entropy_weight(0.01, 0.15, 0.2) == pytest.approx((0.01, 0.015))
+    assert adapt_entropy_weight(0.01, 0.15, 0.2) == pytest.approx((0.015, 0.015))
     assert adapt_entropy_weight(0.01, 0.25, 0.2) == pytest.approx((0.0, 0.005))
     assert adapt_entropy_weight(0.01, 0.2, 0.2) == pytest.approx((0.01, 0.01))
-    assert adapt_entropy_weight(0.01, 0.15, 0.2, delta=0.1) == pytest.approx((0.01, 0.11))
+    assert adapt_entropy_weight(0.01, 0.15, 0.2, delta=0.1) == pytest.approx((0.11, 0.11))
 
 
 def test_adaptive_weight_against_a_plain_loop_over_a_run() -> None:
@@ -181,8 +181,8 @@ def test_adaptive_weight_against_a_plain_loop_over_a_run() -> None:
         now = adapt_entropy_weight(weight, seen, 0.2)
         applied.append(now.applied)
         weight = json.loads(json.dumps(now.carried))  # all its state
-    # 0, 0 (floor), .005, .010, .005, .010, .010, .015, .010
-    assert applied == pytest.approx([0, 0, 0, 0.005, 0, 0.005, 0.010, 0.010, 0])
+    # 0, 0 (floor), .005, .010, .005 (above: not applied), .010, .010 (at it), .015, .010 (above)
+    assert applied == pytest.approx([0, 0, 0.005, 0.010, 0, 0.010, 0.010, 0.015, 0])
     assert weight == pytest.approx(0.010)
 
 

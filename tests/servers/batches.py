@@ -12,14 +12,8 @@ from dataclasses import dataclass, field
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-CRITIQUE = json.dumps(
-    {
-        "directives": [{"quote": "= 32", "kind": "procedure", "text": "Carry the one from the ones column."}],
-        "scores": {"correctness": 0.25, "reasoning": 0.5},
-        "verdict": "incorrect",
-        "confidence": 0.75,
-    }
-)
+from tests.servers.scripted_chat import chat_completion
+
 Json = dict[str, object]
 
 
@@ -44,19 +38,6 @@ class Script:
     drop_before_create: int = 0
     fail_reason: str = "the file is bad"
     fail_code: str = "invalid_file"
-
-
-def chat_completion(text: str = CRITIQUE, finish_reason: str = "stop") -> Json:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
-    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-    return {
-        "id": "c",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "stub-1",
-        "choices": [choice],
-        "usage": usage,
-    }
 
 
 class _QuietServer(ThreadingHTTPServer):

@@ -8,10 +8,10 @@ Must not know: models, prompts, the loop.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 
 from critique_rl.errors import ConfigError, DataError
+from critique_rl.lab.critic import abstained, with_directives
 from critique_rl.lab.school.chains import RIGHT_PLANS, Attempt, Chain, Step, read_attempt
 from critique_rl.types import CriticOutcome, CriticRequest, Critique, Directive, Evaluative, Usage
 
@@ -96,9 +96,7 @@ class SchoolCritic:
         try:
             chain = Chain.parse(request.task.question)
         except DataError as error:
-            return Critique(
-                rollout_id=request.rollout_id, critic=self.name, outcome=CriticOutcome.ABSTAINED, reason=str(error)
-            )
+            return abstained(request, self.name, error)
         attempt = request.attempt.strip()
         digest = hashlib.blake2b(f"{self._seed}:{chain.question}:{attempt}".encode(), digest_size=12).digest()
         wording = int.from_bytes(digest[8:], "big")
@@ -107,18 +105,15 @@ class SchoolCritic:
         if int.from_bytes(digest[:8], "big") < self._lies * 2**64:
             directive = Directive(text=_say(LIE, wording))
         scores = _scores(chain, read_attempt(attempt))
-        directives = () if directive is None else (directive,)
-        said = [{"text": d.text, "kind": d.kind, "quote": d.quote} for d in directives]
-        return Critique(
+        critique = Critique(
             rollout_id=request.rollout_id,
             critic=self.name,
             outcome=CriticOutcome.OK,
             evaluative=tuple(Evaluative(criterion=name, value=value) for name, value in scores.items()),
-            directives=directives,
             verdict=verdict,
             usage=Usage(cost_usd=0.0),
-            reply=json.dumps({"directives": said, "scores": scores, "verdict": verdict}),
         )
+        return with_directives(critique, () if directive is None else (directive,))
 
 
 def _scores(chain: Chain, attempt: Attempt | None) -> dict[str, float]:
