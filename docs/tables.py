@@ -43,10 +43,12 @@ TRUST = {"scalar_grpo": "scalar GRPO, no critic", "smollm2": "both channels, Smo
 
 
 def table(name: str) -> str:
-    """One row per arm and class: successes of each seed, then steps, tokens and critic calls (means over seeds)."""
+    """One row per arm and class: success of each seed, the mean with its interval, then steps, tokens and critic calls
+    (means over seeds)."""
     run = _run(name)
+    basis = "over seeds" if len(run["seeds"]) > 1 else "within one seed"
     lines = [
-        "| arm | class | held-out success by seed | 95 %, seeds pooled | steps | generated tokens | critic calls |",
+        f"| arm | class | held-out success by seed | mean (95 % {basis}) | steps | generated tokens | critic calls |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arm in run["arms"]:
@@ -210,14 +212,15 @@ def lab_school() -> str:
 LABS: dict[str, Callable[[], str]] = {"lab": lab, "lab_guess": lab_guess, "lab_school": lab_school}
 
 
-def _row(arm: str, kind: str, entries: list[dict[str, float]]) -> str:
-    from critique_rl.stats.intervals import wilson_interval
+def _row(arm: str, kind: str, entries: list[dict[str, Any]]) -> str:
+    from critique_rl.stats.intervals import seeds_interval
 
     seeds = ", ".join(f"{entry['success']:.1%}" for entry in entries)
-    pooled = wilson_interval(sum(e["successes"] for e in entries), sum(e["trials"] for e in entries))
-    means = [sum(e[key] for e in entries) / len(entries) for key in ("steps", "generated_tokens", "critic_calls")]
-    counts = " | ".join(f"{mean:,.0f}" for mean in means)
-    return f"| {arm} | {kind} | {seeds} | {pooled.low:.1%} to {pooled.high:.1%} | {counts} |"
+    low, high = seeds_interval([e["successes"] for e in entries], [e["trials"] for e in entries])
+    keys = ("success", "steps", "generated_tokens", "critic_calls")
+    mean, *used = (sum(e[key] for e in entries) / len(entries) for key in keys)
+    counts = " | ".join(f"{number:,.0f}" for number in used)
+    return f"| {arm} | {kind} | {seeds} | {mean:.1%} ({low:.1%} to {high:.1%}) | {counts} |"
 
 
 def figures(name: str, *, whole: bool = False) -> str:

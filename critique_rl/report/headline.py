@@ -1,7 +1,7 @@
 """What happened in a run, in two sentences and one table, computed from its numbers.
 
-Owns: pooling over seeds, the choice of the class to speak about, the words. Claims no difference where the 95 %
-intervals overlap. Must not know: HTML, files.
+Owns: means over seeds, the choice of the class to speak about, the words. Claims no difference where the 95 % intervals
+overlap. Must not know: HTML, files.
 """
 
 from __future__ import annotations
@@ -11,44 +11,46 @@ from dataclasses import dataclass
 
 from critique_rl.report.load import Run, RunSet
 from critique_rl.report.records import ResultRow
-from critique_rl.stats.intervals import wilson_interval
+from critique_rl.stats.intervals import seeds_interval
 
 UNIT = "\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One arm on one class, all seeds together; `low` and `high` are a 95 % interval (Wilson's, over the pooled trials,
-    or the one that a single seed's row brought along)."""
+    """One arm on one class, all seeds together: counts are sums, `success` is the mean of the rates of the
+    `seeds_counted` seeds with any trial.
+
+    `low` and `high` are a 95 % interval: over seeds (`stats.intervals.seeds_interval`), or with one seed what its row
+    brought along, else Wilson's over its trials.
+    """
 
     arm: str
     kind: str
-    successes: int
-    trials: int
+    success: float
     low: float
     high: float
+    successes: int
+    trials: int
     seeds: tuple[ResultRow, ...]
-
-    @property
-    def success(self) -> float:
-        return self.successes / self.trials if self.trials else 0.0
+    seeds_counted: int
 
 
 def results(run_set: RunSet) -> list[Result]:
-    """The summary's table, pooled over seeds; arms in their order, the class that tells them apart most comes first."""
+    """The summary's table, seeds together; arms in their order, the class that tells them apart most comes first."""
     groups: dict[tuple[str, str], list[ResultRow]] = {}
     for row in run_set.summary.table:
         groups.setdefault((row.kind, row.arm), []).append(row)
-    pooled = [_pool(kind, arm, rows) for (kind, arm), rows in groups.items()]
+    found = [_together(kind, arm, rows) for (kind, arm), rows in groups.items()]
     order = {arm: index for index, arm in enumerate(run_set.arms)}
-    return sorted(pooled, key=lambda r: (-_spread(pooled, r.kind), r.kind, order.get(r.arm, len(order))))
+    return sorted(found, key=lambda r: (-_spread(found, r.kind), r.kind, order.get(r.arm, len(order))))
 
 
 def headline(run_set: RunSet) -> tuple[str, str]:
     """(how the arms ended, what the stall detection and the critic did). Either is a whole sentence or empty."""
-    pooled = results(run_set)
-    if pooled:
-        telling = [r for r in pooled if r.kind == pooled[0].kind]
+    found = results(run_set)
+    if found:
+        telling = [r for r in found if r.kind == found[0].kind]
         best = max(telling, key=lambda r: r.success)
         worst = min(telling, key=lambda r: r.success)
         return _outcome(run_set, best, worst), _trigger(run_set, best.arm)
@@ -69,24 +71,50 @@ def span(low: float, high: float) -> str:
     return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}{UNIT}"
 
 
+def interval_basis(found: Sequence[Result]) -> str:
+    """What the intervals of these results are over: `over 3 seeds`, `over 2–3 seeds`, `within one seed`, or both."""
+    counts = {max(1, result.seeds_counted) for result in found}
+    several = sorted(counts - {1})
+    if not several:
+        return "within one seed"
+    over = f"over {_range(several)} seeds"
+    return f"{over}, or within one where there is only one" if 1 in counts else over
+
+
 def steps_text(steps: Sequence[int]) -> str:
     """`step 14`, or `steps 12-15` over seeds."""
-    low, high = min(steps), max(steps)
-    return f"step {low}" if low == high else f"steps {low}–{high}"
+    return f"step{'s' if len(set(steps)) > 1 else ''} {_range(steps)}"
 
 
-def _pool(kind: str, arm: str, rows: list[ResultRow]) -> Result:
-    successes, trials = sum(r.successes for r in rows), sum(r.trials for r in rows)
-    successes = min(max(successes, 0), max(trials, 0))
-    low, high = wilson_interval(successes, max(trials, 0))
-    only = rows[0]
-    if len(rows) == 1 and only.low is not None and only.high is not None:
-        low, high = only.low, only.high
-    return Result(arm=arm, kind=kind, successes=successes, trials=trials, low=low, high=high, seeds=tuple(rows))
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}–{high}"
 
 
-def _spread(pooled: Sequence[Result], kind: str) -> float:
-    rates = [r.success for r in pooled if r.kind == kind]
+def _together(kind: str, arm: str, rows: list[ResultRow]) -> Result:
+    counted = [row for row in rows if row.trials > 0]
+    trials = [row.trials for row in counted]
+    successes = [min(max(row.successes, 0), row.trials) for row in counted]
+    rates = [s / n for s, n in zip(successes, trials, strict=True)]
+    low, high = seeds_interval(successes, trials) if counted else (0.0, 1.0)
+    if len(counted) <= 1:
+        only = (counted or rows)[0]
+        low, high = (low, high) if only.low is None or only.high is None else (only.low, only.high)
+    return Result(
+        arm=arm,
+        kind=kind,
+        success=sum(rates) / len(rates) if rates else 0.0,
+        low=low,
+        high=high,
+        successes=sum(successes),
+        trials=sum(trials),
+        seeds=tuple(rows),
+        seeds_counted=len(counted),
+    )
+
+
+def _spread(found: Sequence[Result], kind: str) -> float:
+    rates = [r.success for r in found if r.kind == kind]
     # With one arm there is no spread: the class with most room left comes first.
     return max(rates) - min(rates) if len(rates) > 1 else 1.0 - rates[0]
 
@@ -94,17 +122,18 @@ def _spread(pooled: Sequence[Result], kind: str) -> float:
 def _outcome(run_set: RunSet, best: Result, worst: Result) -> str:
     plural = best.kind if best.kind.endswith("s") else f"{best.kind} problems"  # "questions", but "hard problems"
     where = f"On {plural}" if best.kind else "On held-out problems"
+    basis = f"; 95{UNIT} intervals {interval_basis([best, worst])}"
     if best.arm == worst.arm:
-        return f"{where}, {run_set.label(best.arm)} ended at {_rate(best)}."
+        return f"{where}, {run_set.label(best.arm)} ended at {_rate(best)}{basis}."
     if best.low <= worst.high:
         return (
             f"{where}, no arm is clearly ahead: {run_set.label(worst.arm)} ended at {_rate(worst)}, "
-            f"{run_set.label(best.arm)} at {_rate(best)}."
+            f"{run_set.label(best.arm)} at {_rate(best)}{basis}."
         )
     verb = "stalled at" if any(_ended_stalled(run) for run in run_set.of_arm(worst.arm)) else "ended at"
     return (
         f"{where}, {run_set.label(worst.arm)} {verb} {_rate(worst)}; "
-        f"{run_set.label(best.arm)} reached {_rate(best)}{_same_tokens(best, worst)}."
+        f"{run_set.label(best.arm)} reached {_rate(best)}{_same_tokens(best, worst)}{basis}."
     )
 
 

@@ -15,7 +15,7 @@ from critique_rl.errors import CheckpointError
 from critique_rl.report.charts import curve_svg, state_svg
 from critique_rl.report.choice import choose_stories
 from critique_rl.report.curves import panels, state_panels
-from critique_rl.report.headline import Result, headline, percent, results, span
+from critique_rl.report.headline import Result, headline, interval_basis, percent, results, span
 from critique_rl.report.load import RunSet, load_run_set
 from critique_rl.report.records import Event
 
@@ -55,6 +55,9 @@ def render(run_set: RunSet) -> str:
         summary=run_set.summary,
         outcome=outcome,
         trigger=trigger,
+        basis=interval_basis(rows),
+        several=any(row.seeds_counted > 1 for row in rows),
+        alone=any(row.seeds_counted <= 1 for row in rows),
         table=[(kind, [row for row in rows if row.kind == kind]) for kind in kinds],
         arms=[(run_set.colour(arm), run_set.label(arm)) for arm in run_set.arms],
         arm_index={arm: run_set.colour(arm) for arm in run_set.arms},

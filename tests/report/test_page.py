@@ -71,6 +71,22 @@ def test_a_page_of_several_arms(tmp_path: Path, make_run: MakeRun) -> None:
     assert page.tags.count("article") == 6
 
 
+@pytest.mark.parametrize(
+    ("arms", "seeds", "note"),
+    [
+        (("grpo", "two_channel"), (1, 2, 3), "interval over 3 seeds; ticks are single seeds, the dot is their mean."),
+        (("grpo", "two_channel"), (1,), "interval within one seed, which does not say where other seeds would end."),
+    ],
+)
+def test_the_page_says_what_its_intervals_are_over(
+    tmp_path: Path, make_run: MakeRun, arms: tuple[str, ...], seeds: tuple[int, ...], note: str
+) -> None:
+    page = read(write_report(make_run(tmp_path, arms, seeds)))
+    assert note in " ".join(page.text.split())
+    assert page.tags.count("s") == len(arms) * 2 * len(seeds) * (len(seeds) > 1)  # a tick a seed, in two classes
+    assert ("the worst of the seeds" in page.text) == (len(seeds) > 1)
+
+
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, make_run: MakeRun) -> None:
     page = read(write_report(make_run(tmp_path)))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
