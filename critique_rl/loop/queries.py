@@ -24,7 +24,8 @@ def query_shares(tasks: Sequence[Sequence[Sequence[Turn]]]) -> dict[str, list[fl
     first turns alone; `first_query_jaccard_div`: 1 - mean pairwise Jaccard similarity of the first queries' words;
     `evidence_overlap`: mean pairwise Jaccard similarity of the sets of documents that the episodes were shown;
     `repeated_queries`: the share of queries that the same episode had asked before; `answered`: the share of episodes
-    that end with an answer. A task without what a share is of (a query, two episodes with documents) is left out of it.
+    that end with an answer. A task without what a share is of (a query, two episodes with documents) is left out of it,
+    and a task with one episode out of both ratios: a query that has no other beside it is always unique.
     """
     found: dict[str, list[float]] = {name: [] for name in QUERY_RATES}
     for episodes in tasks:
@@ -38,6 +39,7 @@ def query_shares(tasks: Sequence[Sequence[Sequence[Turn]]]) -> dict[str, list[fl
 
 
 def _of_task(episodes: Sequence[Sequence[Turn]]) -> dict[str, float | None]:
+    several = len(episodes) > 1
     queries = [[turn.argument for turn in turns if _is_query(turn)] for turns in episodes]
     asked = [query for of_episode in queries for query in of_episode]
     firsts = [turns[0].argument for turns in episodes if _is_query(turns[0])]
@@ -45,8 +47,8 @@ def _of_task(episodes: Sequence[Sequence[Turn]]) -> dict[str, float | None]:
     overlap = mean_overlap([frozenset(normal_query(query).split()) for query in firsts])
     again = [1.0 - (unique_ratio(of_episode) or 0.0) for of_episode in queries if of_episode]
     return {
-        "query_unique_ratio": unique_ratio(asked),
-        "first_query_unique_ratio": unique_ratio(firsts),
+        "query_unique_ratio": unique_ratio(asked) if several else None,
+        "first_query_unique_ratio": unique_ratio(firsts) if several else None,
         "first_query_jaccard_div": None if overlap is None else 1.0 - overlap,
         "evidence_overlap": mean_overlap([documents for documents in shown if documents]),
         "repeated_queries": float(np.mean(again)) if again else None,

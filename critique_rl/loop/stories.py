@@ -63,7 +63,7 @@ def _attempt(
     teaching: list[dict[str, object]] = [{} for _ in range(length)]
     if sample is not None and sample.teacher is not None:
         teaching = _teaching(rollout, sample.teacher, policy, distillation)
-    tokens = [
+    tokens: list[dict[str, object]] = [
         {
             "text": policy.decode([token]),
             "pg": float(pg[t]),
@@ -80,8 +80,21 @@ def _attempt(
         "reward": score.reward,
         "status": str(score.status),
         "detail": score.detail,
-        "tokens": tokens,
+        "tokens": _with_observations(tokens, rollout),
     }
+
+
+def _with_observations(tokens: list[dict[str, object]], rollout: Rollout) -> list[dict[str, object]]:
+    """What a tool said as one entry, in its own words: of a chat template's ids only the names of the roles would be
+    left, among the policy's tokens and no different from them."""
+    if not rollout.turns:
+        return tokens
+    told: list[dict[str, object]] = []
+    for turn in rollout.turns:
+        told += tokens[turn.start : turn.end]
+        if turn.observation:
+            told.append({"text": turn.observation, "heard": True})
+    return told
 
 
 def _sampled_here(rollout: Rollout, t: int) -> bool:
@@ -97,10 +110,13 @@ def _teaching(
     student = policy.topk_logprobs(
         [rollout.prompt_ids], [rollout.completion_ids], k=distillation.k, who="policy", support=[teacher]
     )[0]
+    # With a shared support an id that the teacher's top K lacks is none.
+    exists_TK = np.isfinite(teacher.logprobs_TK) | (distillation.support != "overlap")
     divergence_T = topk_tail_divergence(
-        torch.as_tensor(student.logprobs_TK),
+        torch.as_tensor(np.where(exists_TK, student.logprobs_TK, -np.inf)),
         torch.as_tensor(teacher.logprobs_TK),
-        kind=distillation.divergence,
+        # The surrogate has no value of its own that says how far they are apart; it stands in for this one.
+        kind="reverse" if distillation.divergence == "topk_surrogate" else distillation.divergence,
         jsd_alpha=distillation.jsd_alpha,
         tail=distillation.tail,
     ).tolist()
@@ -118,6 +134,7 @@ def _teaching(
                         "student_prob": float(np.exp(student.logprobs_TK[t, k])),
                     }
                     for k in best
+                    if exists_TK[t, k]
                 ],
             }
         )
@@ -144,6 +161,15 @@ def _refinement(refinement: Refinement, sample: TrainSample | None, policy: Poli
     imitate = np.zeros(len(rollout.completion_ids))
     if sample is not None:
         imitate = sample.advantages * sample.imitate_weight * sample.loss_mask
+    tokens: list[dict[str, object]] = [
+        {
+            "text": policy.decode([token]),
+            "imitate": float(imitate[t]),
+            "logprob_bare": bare[t],
+            "logprob_guided": rollout.behaviour_logprobs[t],
+        }
+        for t, token in enumerate(rollout.completion_ids)
+    ]
     return {
         "attempt_id": refinement.attempt_id,
         "text": rollout.text,
@@ -151,13 +177,5 @@ def _refinement(refinement: Refinement, sample: TrainSample | None, policy: Poli
         "rejected": refinement.rejected,
         "rung": refinement.rung,
         "reliance": refinement.reliance,
-        "tokens": [
-            {
-                "text": policy.decode([token]),
-                "imitate": float(imitate[t]),
-                "logprob_bare": bare[t],
-                "logprob_guided": rollout.behaviour_logprobs[t],
-            }
-            for t, token in enumerate(rollout.completion_ids)
-        ],
+        "tokens": _with_observations(tokens, rollout),
     }

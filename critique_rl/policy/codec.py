@@ -43,8 +43,11 @@ class PromptCodec:
 
         Through the chat template as a user turn (every template has one), from where the policy's own turn ended: the
         ids before it stay as they were sampled. `after` is the last of them; where the template closes a turn with that
-        very id, it is not said twice. Without a template: the text on lines of its own. Errors: ModelError.
+        very id, it is not said twice. Without a template: the text on lines of its own. The text loses what would be
+        read as a special token: a document that holds an end token must not end the tool's turn and begin another's.
+        Errors: ModelError.
         """
+        text = self._without_special_tokens(text)
         if not self.has_template:
             return tuple(self.tokenizer.encode(f"\n{text}\n", add_special_tokens=False))
         turns = [
@@ -60,6 +63,14 @@ class PromptCodec:
             )
         ids = tuple(self.tokenizer.encode(rest, add_special_tokens=False))
         return ids[1:] if ids[:1] == (after,) else ids
+
+    def _without_special_tokens(self, text: str) -> str:
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        # Again and again: what is left around one that was taken out can be another.
+        while found := [token for token in special if token in text]:
+            for token in found:
+                text = text.replace(token, "")
+        return text
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text of some ids, special tokens left out."""

@@ -32,7 +32,8 @@ class Alternative(Row):
 
 class Token(Row):
     """One completion token: `pg` is advantage times weight, `distill` and `imitate` are weights, `divergence` is in
-    nats, `student_prob` is the policy's probability of this token, log-probs are under the two contexts."""
+    nats, `student_prob` is the policy's probability of this token, log-probs are under the two contexts. `heard`: no
+    token, but all that a tool said behind a turn."""
 
     text: str = ""
     pg: float | None = None
@@ -43,6 +44,7 @@ class Token(Row):
     teacher: tuple[Alternative, ...] = ()
     logprob_bare: float | None = None
     logprob_guided: float | None = None
+    heard: bool = False
 
 
 class Attempt(Row):

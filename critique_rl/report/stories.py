@@ -19,8 +19,8 @@ _FAINTEST_PULL = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenView:
-    """One coloured token: `tint` is "pos", "neg", "imitate" or "", `alpha` its strength in [0, 1]; `pull` in [0, 1] is
-    how far the teacher pulled away from the token; `tip` is what is shown on hover."""
+    """One coloured token: `tint` is "pos", "neg", "imitate", "heard" (all that a tool said) or "", `alpha` its strength
+    in [0, 1]; `pull` in [0, 1] is how far the teacher pulled away from the token; `tip` is what is shown on hover."""
 
     text: str
     tint: str
@@ -134,6 +134,8 @@ def _refinement_view(refinement: RefinementText) -> RefinementView:
 
 
 def _attempt_token(token: Token, strongest: float, widest: float) -> TokenView:
+    if token.heard:
+        return _heard(token)
     pg = token.pg or 0.0
     tip = [f"policy gradient {pg:+.3g}"] if token.pg is not None else []
     if token.student_prob is not None:
@@ -150,7 +152,13 @@ def _attempt_token(token: Token, strongest: float, widest: float) -> TokenView:
     )
 
 
+def _heard(token: Token) -> TokenView:
+    return TokenView(text=token.text, tint="heard", alpha=0.0, pull=0.0, tip="")
+
+
 def _refinement_token(token: Token, strongest: float) -> TokenView:
+    if token.heard:
+        return _heard(token)
     weight = token.imitate or 0.0
     tip = [f"imitation weight {weight:.3g}"]
     if token.logprob_bare is not None and token.logprob_guided is not None:

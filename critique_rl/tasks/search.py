@@ -71,6 +71,7 @@ class SearchEnvironment:
     `Turn.argument`, where the diversity of queries is read. `no_answer_penalty` is taken from the reward of an episode
     that ends without an answer, `malformed_penalty` for every turn without a call: what is judged by F1 learns to avoid
     answers unless the actions themselves cost something (arXiv 2602.19526; known to us from its abstract only).
+    `stop_at_calls` ends a turn with the tag that closes a call: what came after it would be no part of any call.
     Errors: ConfigError for tags that are equal.
     """
 
@@ -85,12 +86,14 @@ class SearchEnvironment:
         max_result_chars: int | None = None,
         no_answer_penalty: float = 0.0,
         malformed_penalty: float = 0.0,
+        stop_at_calls: bool = True,
     ) -> None:
         self._index = index
         self._top_k = top_k
         self.max_turns = max_turns
         self.max_turn_tokens = max_turn_tokens
         self._wording = wording or Wording()
+        self.stop = (f"</{self._wording.search}>", f"</{self._wording.answer}>") if stop_at_calls else ()
         self._max_result_chars = max_result_chars
         self._no_answer_penalty = no_answer_penalty
         self._malformed_penalty = malformed_penalty
@@ -139,7 +142,9 @@ class SearchEnvironment:
         if self._wording.show is not None:
             return self._wording.show(document)
         # A document that holds the tool's own tags could end its result or seem to be a call.
-        text = self._tags.sub("", f"{document.title}\n{document.text}" if document.title else document.text)
+        text = f"{document.title}\n{document.text}" if document.title else document.text
+        while self._tags.search(text):  # what is left around a tag that was taken out can be another one
+            text = self._tags.sub("", text)
         tag, limit = self._wording.result, self._max_result_chars
         cut = text if limit is None or len(text) <= limit else f"{text[:limit].rstrip()}..."
         return f'<{tag} id="{document.id}">{cut}</{tag}>'
@@ -189,6 +194,10 @@ class SearchTasks:
     def batch(self, step: int, size: int, *, seed: int) -> Sequence[Task]:
         """`size` different training questions; a pure function of (seed, step, size)."""
         return epoch_batch(self._train, step, size, seed=seed)
+
+    def training(self) -> Sequence[Task]:
+        """Every question that is trained on."""
+        return self._train
 
     def held_out(self) -> Sequence[Task]:
         """The questions kept for evaluation, in file order."""

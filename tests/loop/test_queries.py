@@ -42,12 +42,14 @@ def test_what_is_not_there_is_left_out() -> None:
     assert query_shares([[(), ()]]) == {}
     assert query_shares([[[VOID], [ANSWER]]]) == {"answered": [0.5]}
     alone = query_shares([[[search("a"), ANSWER]]])
-    assert alone == {
-        "query_unique_ratio": [1.0],
-        "first_query_unique_ratio": [1.0],
-        "repeated_queries": [0.0],
-        "answered": [1.0],
-    }
+    assert alone == {"repeated_queries": [0.0], "answered": [1.0]}
+
+
+def test_one_greedy_episode_is_no_sign_of_different_queries() -> None:
+    again = [search("a"), search("a"), ANSWER]
+    assert query_shares([[again]]) == {"repeated_queries": [0.5], "answered": [1.0]}
+    beside = query_shares([[again, [ANSWER]]])
+    assert (beside["query_unique_ratio"], beside["first_query_unique_ratio"]) == ([0.5], [1.0])
 
 
 def test_a_value_for_every_task_that_has_one() -> None:

@@ -20,7 +20,7 @@ from critique_rl.loop.refine import refine
 from critique_rl.loop.stories import tell
 from critique_rl.loop.targets import teach
 from critique_rl.trackers.jsonl import JsonlTracker
-from critique_rl.types import CriticOutcome, Group, Task, TeacherTargets, TrainSample
+from critique_rl.types import CriticOutcome, Group, Task, TeacherTargets, TrainSample, Turn
 from tests.loop.fakes import TEMPLATE, CharPolicy, ExactReward, critique, engine, group, task
 
 Json = dict[str, object]
@@ -105,6 +105,53 @@ def test_marks_of_both_channels_by_hand() -> None:
     assert (refinement["text"], refinement["rejected"], refinement["reliance"]) == ("42", "", 0.0)
     assert [t["imitate"] for t in listed(refinement, "tokens")] == pytest.approx([1 / 3] * 3)
     assert [t["logprob_bare"] for t in listed(refinement, "tokens")] == [-1.0] * 3
+
+
+def test_what_a_tool_said_is_one_entry_in_its_own_words() -> None:
+    (rollout,) = group(task(), "ab[CAT]c").rollouts
+    turns = (Turn(start=0, end=2, text="ab", observation="CAT"), Turn(start=7, end=8, text="c"))
+    mask = tuple(t < 2 or t >= 7 for t in range(len(rollout.completion_ids)))
+    episode = replace(rollout, turns=turns, policy_mask=mask)
+    sample = TrainSample(
+        rollout_id=episode.id,
+        task_id=episode.task_id,
+        prompt_ids=episode.prompt_ids,
+        completion_ids=episode.completion_ids,
+        loss_mask=np.array(mask, dtype=np.float64),
+        behaviour_logprobs=np.array(episode.behaviour_logprobs),
+        advantages=np.arange(1.0, len(mask) + 1),
+        pg_weight=np.ones(len(mask)),
+        distill_weight=np.zeros(len(mask)),
+        imitate_weight=np.zeros(len(mask)),
+    )
+    found = replace(group(task(), "ab[CAT]c"), rollouts=(episode,))
+    tokens = listed(listed(story(found, [sample]), "attempts")[0], "tokens")
+    assert [(t["text"], t.get("heard"), t.get("pg")) for t in tokens] == [
+        ("a", None, 1.0),
+        ("b", None, 2.0),
+        ("CAT", True, None),
+        ("c", None, 8.0),
+    ]
+
+
+def test_under_the_surrogate_a_story_tells_how_far_both_sides_are_apart_on_the_shared_ids() -> None:
+    teacher = TeacherTargets(
+        ids_TK=np.array([[101, 1, 2]] * 3),
+        logprobs_TK=np.array([[math.log(0.5), -math.inf, math.log(0.25)]] * 3),
+        sampled_logprobs_T=np.full(3, -1.0),
+        mask_T=np.ones(3),
+        context_ids=(1,),
+    )
+    of = replace(group(task(), "41"), targets={"t/0": teacher})
+    samples = TwoChannel(TwoChannelConfig()).assemble([of])
+    options = DistillationConfig(divergence="topk_surrogate", support="overlap", k=3)
+    told = tell(of, State(), samples, policy=CharPolicy(), distillation=options, step=3)
+    record = cast(Json, json.loads(json.dumps(told, allow_nan=False)))
+    token = listed(listed(record, "attempts")[0], "tokens")[0]
+    # the policy says a third at every id, and one of the three ids is in the tail: S (1/3, 1/3, 1/3), T (.5, .25, .25)
+    apart = (math.log(1 / 1.5) + 2 * math.log(1 / 0.75)) / 3
+    assert token["divergence"] == pytest.approx(apart)
+    assert [row["prob"] for row in listed(token, "teacher")] == pytest.approx([0.5, 0.25])
 
 
 def test_a_token_without_a_usable_teacher_has_no_divergence() -> None:

@@ -32,6 +32,17 @@ def test_policy_gradient_tints_by_sign_and_strength() -> None:
     assert story.told[0].pushes == (("neg", "policy gradient: 2 tokens, -0.5 to +0.25 each"),)
 
 
+def test_what_a_tool_said_stands_apart_and_counts_for_nothing() -> None:
+    heard = {"text": "found: cats", "heard": True}
+    spoken = [{"text": "x", "pg": 0.5}, heard, {"text": "y", "pg": 0.5}]
+    refined = {"attempt_id": "r", "text": "x", "reward": 1.0, "tokens": [{"text": "x", "imitate": 1.0}, heard]}
+    view = tell("a", "1", sample_of(attempts=[attempt("r", *spoken)], refinements=[refined])).told[0]
+    assert [(t.text, t.tint, t.tip) for t in view.tokens][1] == ("found: cats", "heard", "")
+    assert view.pushes == (("pos", "policy gradient: 2 tokens, +0.5 each"),)
+    assert [t.tint for t in view.refinements[0].tokens] == ["imitate", "heard"]
+    assert view.refinements[0].channels == (("imitate", "imitated: 1 tokens, weight 1"),)
+
+
 def test_distillation_shades_by_weighted_divergence() -> None:
     tokens = [
         {"text": "x", "distill": 1.0, "divergence": 4.0, "student_prob": 0.9},

@@ -88,6 +88,10 @@ class SearchLabTasks:
         random.Random(f"lab_search:{seed}:{epoch}").shuffle(order)
         return [self.pool[i] for i in order[slot * size : (slot + 1) * size]]
 
+    def training(self) -> Sequence[Task]:
+        """The pool, those for towns first."""
+        return self.pool
+
     def held_out(self) -> Sequence[Task]:
         """Evaluation tasks, those for towns first: no person of theirs is in the pool."""
         return self._held_out

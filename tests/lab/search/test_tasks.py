@@ -19,6 +19,7 @@ TASKS = SearchLabTasks(find=FIND)
 
 def test_both_questions_about_every_person() -> None:
     assert [t.kind for t in TASKS.held_out()] == ["town"] * 120 + ["land"] * 120
+    assert TASKS.training() == TASKS.pool
     assert len({t.id for t in (*TASKS.pool, *TASKS.held_out())}) == 400
     assert not any(t.metadata for t in TASKS.held_out())
 
