@@ -22,6 +22,7 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingIOs
 from transformers.generation.continuous_batching.requests import GenerationOutput
+from transformers.utils.versions import require_version
 
 from critique_rl.engines.draws import draw, row_uniforms
 from critique_rl.engines.local import LocalEngine, as_completion
@@ -35,6 +36,8 @@ PAGE_TOKENS = 32
 STEP_TOKENS = 2048
 """Most tokens of one forward pass; longer prompts are read in pieces."""
 USE_HF = "or sample with engine.kind = 'hf'"
+NEEDED = "transformers>=5.23"
+"""Continuous batching is not yet settled there, and this is written against inner parts of it."""
 
 
 class ContinuousEngine(LocalEngine):
@@ -55,7 +58,13 @@ class ContinuousEngine(LocalEngine):
         batch_size: int,
         memory_share: float,
     ) -> None:
-        """`memory_share`: of the memory that is free when a call begins, how much the cache may take."""
+        """`memory_share`: of the memory that is free when a call begins, how much the cache may take. Raises ModelError
+        for a transformers that is too old."""
+        try:
+            require_version(NEEDED)
+        except ImportError as error:
+            found = str(error).strip().splitlines()[0].rstrip(".")
+            raise ModelError(f"engine.kind = 'continuous': {found}: pip install '{NEEDED}', {USE_HF}") from None
         super().__init__(model, tokenizer, accelerator, end_ids=end_ids, batch_size=batch_size)
         self.memory_share = memory_share
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters

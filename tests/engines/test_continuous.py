@@ -30,6 +30,14 @@ PROMPTS: list[TokenIds] = [(4, 5, 6), (7,), (8, 9, 10, 11, 12, 13), (7, 14), (15
 ENDS = (EOS, 20, 21, 22)
 
 
+def test_an_older_transformers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "NEEDED", "transformers>=99")
+    with pytest.raises(
+        ModelError, match=r"transformers>=99 is required.*: pip install 'transformers>=99', or sample with"
+    ):
+        engine_of(tiny_policy())
+
+
 def engine_of(
     policy: HFPolicy, *, batch_size: int = 3, memory_share: float = 0.5, kind: type[ContinuousEngine] = ContinuousEngine
 ) -> ContinuousEngine:
