@@ -13,34 +13,11 @@ from critique_rl.config.algorithm import DistillationConfig
 from critique_rl.loop.targets import TeacherTally, teach
 from critique_rl.types import Group, TeacherTargets, TokenIds
 from tests.loop.fakes import TEMPLATE, CharPolicy, critique, group, task
+from tests.loop.opinions import Opinions
 
 
 def criticized(of: Group) -> Group:
     return replace(of, critiques={"t/0": critique("t/0")})
-
-
-class Opinions(CharPolicy):
-    """The policy has S and the teacher T at every token, over five ids; the attempt "01" samples ids 0 and 1."""
-
-    S, T = (0.50, 0.25, 0.15, 0.07, 0.03), (0.10, 0.60, 0.05, 0.20, 0.05)
-
-    def topk_logprobs(
-        self,
-        contexts: Sequence[TokenIds],
-        completions: Sequence[TokenIds],
-        *,
-        k: int,
-        who: Literal["policy", "teacher"],
-        support: Sequence[TeacherTargets] | None = None,
-    ) -> list[TeacherTargets]:
-        probs = np.array(self.S if who == "policy" else self.T)
-        plain = super().topk_logprobs(contexts, completions, k=k, who=who, support=support)
-        own_TK = np.tile(np.argsort(-probs)[:k], (2, 1))
-        ids = [own_TK] * len(plain) if support is None else [given.ids_TK for given in support]
-        return [
-            replace(t, ids_TK=ids_TK, logprobs_TK=np.log(probs[ids_TK]), sampled_logprobs_T=np.log(probs[[0, 1]]))
-            for t, ids_TK in zip(plain, ids, strict=True)
-        ]
 
 
 def opinions(**options: object) -> dict[str, float]:
