@@ -165,8 +165,14 @@ class _Stopper(StoppingCriteria):
     def __call__(
         self, input_ids: torch.Tensor, scores: tuple[torch.Tensor] | None, **kwargs: object
     ) -> torch.BoolTensor:
-        for row, ids_T in enumerate(input_ids[:, self.width :].tolist()):
-            if row not in self.ended and (ids_T[-1] in self.end_ids or self.stops.ends(ids_T)):
+        # Whole rows are read where their last ids say so: this runs at every id of a batch.
+        start = max(self.width, input_ids.shape[1] - self.stops.tail)
+        for row, last in enumerate(input_ids[:, start:].tolist()):
+            if row in self.ended:
+                continue
+            if last[-1] in self.end_ids or (
+                self.stops.may_end(last) and self.stops.cut(input_ids[row, self.width :].tolist()) is not None
+            ):
                 self.ended.add(row)
         ended = [row in self.ended for row in range(len(input_ids))]
         return cast(torch.BoolTensor, torch.tensor(ended, device=input_ids.device))

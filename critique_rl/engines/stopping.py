@@ -33,7 +33,7 @@ class StopStrings:
                 )
         self.strings = tuple(strings)
         self._decode = decode
-        self._tail = max((len(one.encode()) for one in self.strings), default=0) + _SLACK
+        self.tail = max((len(one.encode()) for one in self.strings), default=0) + _SLACK
 
     def __bool__(self) -> bool:
         return bool(self.strings)
@@ -47,12 +47,16 @@ class StopStrings:
 
     def ends(self, ids: Sequence[int]) -> bool:
         """Whether the last of `ids` is one to stop at; for an engine that asks at every id, at a cost that does not
-        grow with their number.
+        grow with their number."""
+        return self.may_end(ids) and self.cut(ids) is not None
 
-        It looks at one id for each byte of the longest stop string and some more: every other id adds a byte at least.
+    def may_end(self, ids: Sequence[int]) -> bool:
+        """Whether the last `tail` of `ids` read as if they held a stop string; the rest of them is not looked at.
+
+        `tail` is one id for each byte of the longest stop string and some more: every other id adds a byte at least.
         Special ids read as nothing, and more of them than that hide a stop string; it is found when the row is cut.
         """
-        return self._holds(ids[-self._tail :]) and self.cut(ids) is not None
+        return self._holds(ids[-self.tail :])
 
     def _holds(self, ids: Sequence[int]) -> bool:
         text = self._decode(ids)

@@ -62,11 +62,8 @@ class RunState:
         watching = [part for part in able if part is not None]
         for part in watching:
             part.mark()
-        small = [
-            (part, part.state_dict())
-            for name, part in self._memories().items()
-            if name not in ("trust", "replay", "recycle", "late_critiques")
-        ]
+        others = [part for part in self._memories().values() if not any(part is one for one in watching)]
+        small = [(part, part.state_dict()) for part in others]
 
         def take_back() -> None:
             self.progress, self.conflict = progress, conflict

@@ -148,9 +148,9 @@ def _plan(
             pairs = tuple(Pair(context, rollout.completion_ids) for context in dict.fromkeys(contexts))
             if len(pairs) > 1:
                 plan.rivals[g, rollout.id] = Rivals(pairs, rollout)
-            for pair in pairs if len(pairs) == 1 else ():
-                plan.asked.setdefault(pair, rollout)
-                plan.wanted[g, rollout.id] = pair
+            elif pairs:
+                plan.asked.setdefault(pairs[0], rollout)
+                plan.wanted[g, rollout.id] = pairs[0]
     return plan
 
 

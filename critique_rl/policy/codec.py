@@ -22,6 +22,7 @@ class PromptCodec:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        self._special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
     def encode(self, messages: Sequence[Message]) -> TokenIds:
         """Prompt ids up to and including the generation prompt."""
@@ -65,9 +66,8 @@ class PromptCodec:
         return ids[1:] if ids[:1] == (after,) else ids
 
     def _without_special_tokens(self, text: str) -> str:
-        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         # Again and again: what is left around one that was taken out can be another.
-        while found := [token for token in special if token in text]:
+        while found := [token for token in self._special if token in text]:
             for token in found:
                 text = text.replace(token, "")
         return text

@@ -64,17 +64,10 @@ def shared_places(ids_TK: Ids, other_ids_TL: Ids) -> Ids:
             f"ids_TK has shape {ids_TK.shape}, other_ids_TL {other_ids_TL.shape}; wanted [T, K] and [T, L]: the ids of "
             "the same tokens on both sides"
         )
-    if not (ids_TK.size and other_ids_TL.size):
+    if not other_ids_TL.size:
         return np.full(ids_TK.shape, -1, dtype=np.int64)
-    # Ids of different tokens are kept apart, so that one search of one sorted list finds them all.
-    span = max(int(ids_TK.max()), int(other_ids_TL.max())) + 1
-    rows_T1 = span * np.arange(len(ids_TK), dtype=np.int64)[:, None]
-    order_TL = np.argsort(other_ids_TL, axis=1, kind="stable")
-    listed = (np.take_along_axis(other_ids_TL, order_TL, axis=1) + rows_T1).ravel()
-    wanted_TK = ids_TK + rows_T1
-    at_TK = np.searchsorted(listed, wanted_TK).clip(max=listed.size - 1)
-    places_TK: Ids = np.where(listed[at_TK] == wanted_TK, order_TL.ravel()[at_TK], -1)
-    return places_TK
+    same_TKL = ids_TK[:, :, None] == other_ids_TL[:, None, :]
+    return np.where(same_TKL.any(axis=2), same_TKL.argmax(axis=2), -1)
 
 
 def _bins(logprobs_TK: Floats) -> Floats:
